@@ -1,0 +1,61 @@
+/* arena.c: bump allocation over one mapping, or over nothing when measuring. */
+#include "base/arena.h"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+void pl_arena_init_measuring(pl_arena *a, const char *name) {
+    *a = (pl_arena){.name = name, .capacity = SIZE_MAX, .measuring = true};
+}
+
+int pl_arena_init(pl_arena *a, const char *name, size_t capacity, pl_error *err) {
+    *a = (pl_arena){.name = name, .capacity = capacity};
+    if (capacity == 0) return 0;
+    void *p = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return PL_FAIL(err, PL_E_NOMEM, "the %s arena needs %zu bytes", name, capacity);
+    a->base = p;
+    return 0;
+}
+
+void pl_arena_release(pl_arena *a) {
+    if (!a) return;
+    if (a->base) munmap(a->base, a->capacity);
+    *a = (pl_arena){0};
+}
+
+void pl_arena_touch(pl_arena *a) {
+    if (!a->base) return;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (size_t i = 0; i < a->capacity; i += page) ((volatile char *)a->base)[i] = a->base[i];
+}
+
+static void count_tag(pl_arena *a, const char *tag, size_t bytes) {
+    int i = 0;
+    while (i < a->ntags && strcmp(a->tags[i].name, tag) != 0) i++;
+    if (i == PL_ARENA_TAGS) i--; /* the last tag takes the rest */
+    else if (i == a->ntags) a->tags[a->ntags++] = (pl_arena_tag){tag, 0};
+    a->tags[i].bytes += bytes;
+}
+
+int pl_arena_take(pl_arena *a, size_t bytes, const char *tag, void **out, pl_error *err) {
+    size_t rounded = (bytes + PL_ARENA_ALIGN - 1) / PL_ARENA_ALIGN * PL_ARENA_ALIGN;
+    if (rounded < bytes || rounded > a->capacity - a->used)
+        return PL_FAIL(err, PL_E_NOMEM, "the %s arena of %zu bytes has %zu left, %s needs %zu", a->name, a->capacity,
+                       a->capacity - a->used, tag, bytes);
+    *out = a->base ? a->base + a->used : NULL;
+    a->used += rounded;
+    if (a->used > a->peak) a->peak = a->used;
+    count_tag(a, tag, rounded);
+    return 0;
+}
+
+int pl_arena_take_array(pl_arena *a, int64_t n, size_t elem, const char *tag, void **out, pl_error *err) {
+    size_t bytes;
+    int rc = pl_bytes2(&bytes, n, elem, err);
+    return rc ? pl_error_context(err, rc, "%s", tag) : pl_arena_take(a, bytes, tag, out, err);
+}
+
+pl_mark pl_arena_mark(const pl_arena *a) { return a->used; }
+
+void pl_arena_rewind(pl_arena *a, pl_mark mark) { a->used = mark; }
