@@ -33,8 +33,10 @@ void pl_arena_touch(pl_arena *a) {
 static void count_tag(pl_arena *a, const char *tag, size_t bytes) {
     int i = 0;
     while (i < a->ntags && strcmp(a->tags[i].name, tag) != 0) i++;
-    if (i == PL_ARENA_TAGS) i--; /* the last tag takes the rest */
-    else if (i == a->ntags) a->tags[a->ntags++] = (pl_arena_tag){tag, 0};
+    if (i == PL_ARENA_TAGS)
+        i--; /* the last tag takes the rest */
+    else if (i == a->ntags)
+        a->tags[a->ntags++] = (pl_arena_tag){tag, 0};
     a->tags[i].bytes += bytes;
 }
 
@@ -51,7 +53,7 @@ int pl_arena_take(pl_arena *a, size_t bytes, const char *tag, void **out, pl_err
 }
 
 int pl_arena_take_array(pl_arena *a, int64_t n, size_t elem, const char *tag, void **out, pl_error *err) {
-    size_t bytes;
+    size_t bytes = 0;
     int rc = pl_bytes2(&bytes, n, elem, err);
     return rc ? pl_error_context(err, rc, "%s", tag) : pl_arena_take(a, bytes, tag, out, err);
 }
