@@ -84,7 +84,7 @@ int pl_bytes2(size_t *out, int64_t n, size_t elem, pl_error *err) {
 }
 
 int pl_bytes3(size_t *out, int64_t a, int64_t b, size_t elem, pl_error *err) {
-    int64_t n;
+    int64_t n = 0;
     int rc = pl_count_mul(&n, a, b, err);
     return rc ? rc : pl_bytes2(out, n, elem, err);
 }
@@ -96,7 +96,7 @@ int pl_count_mul(int64_t *out, int64_t a, int64_t b, pl_error *err) {
 }
 
 int pl_alloc_array(void **out, int64_t n, size_t elem, pl_error *err) {
-    size_t bytes;
+    size_t bytes = 0;
     int rc = pl_bytes2(&bytes, n, elem, err);
     return rc ? rc : pl_alloc_zero(out, bytes, err);
 }
