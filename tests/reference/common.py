@@ -76,3 +76,13 @@ def patch_float64():
         return plain(x, dim, _stacklevel, torch.float64 if x.dtype == torch.float64 else dtype)
 
     torch.nn.functional.softmax = softmax
+
+
+def tidy_adapter(path):
+    """PEFT writes a set of target modules in no fixed order, and a model card: sort the one, drop the other."""
+    path = Path(path)
+    config = json.loads((path / "adapter_config.json").read_text())
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    (path / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (path / "README.md").unlink(missing_ok=True)
