@@ -1,0 +1,97 @@
+/* kernels/gemm.c: checks a product and hands it to the provider: the reference at level generic, in the double build
+ * and where oneDNN is not linked, oneDNN otherwise. */
+#include "kernels/gemm_impl.h"
+
+struct pl_gemm {
+    const pl_ops *ops; /* borrowed */
+#if PL_GEMM_HAS_DNNL
+    pl_gemm_dnnl *dnnl; /* owned; NULL: the reference multiplies */
+#endif
+};
+
+int pl_gemm_new(pl_gemm **out, pl_cpu_level level, const pl_ops *ops, pl_error *err) {
+    int rc;
+    pl_gemm *g = NULL;
+    PL_GO(rc, PL_NEW(&g, 1, err));
+    g->ops = ops;
+#if PL_GEMM_HAS_DNNL
+    if (level != PL_CPU_GENERIC) PL_GO(rc, pl_gemm_dnnl_new(&g->dnnl, level, err));
+#else
+    PL_UNUSED(level);
+#endif
+    *out = g;
+    g = NULL;
+out:
+    pl_gemm_free(g);
+    return rc;
+}
+
+void pl_gemm_free(pl_gemm *g) {
+    if (!g) return;
+#if PL_GEMM_HAS_DNNL
+    pl_gemm_dnnl_free(g->dnnl);
+#endif
+    pl_free(g);
+}
+
+static bool stored_float(pl_dtype t) {
+    return t == PL_F32 || t == PL_F16 || t == PL_BF16 || (PL_REAL == PL_F64 && t == PL_F64);
+}
+
+static int check(const pl_gemm_call *c, pl_error *err) {
+    bool dw = c->kind == PL_GEMM_DW;
+    if (c->m < 0 || c->n < 0 || c->k < 0)
+        return PL_FAIL(err, PL_E_SHAPE, "matrix product of %" PRId64 " x %" PRId64 " x %" PRId64, c->m, c->n, c->k);
+    if (c->lda < (dw ? c->m : c->k) || c->ldb < (c->kind == PL_GEMM_Y ? c->k : c->n) || c->ldc < c->n)
+        return PL_FAIL(err, PL_E_SHAPE,
+                       "matrix product: row strides %" PRId64 ", %" PRId64 ", %" PRId64 " too small for %" PRId64
+                       " x %" PRId64 " x %" PRId64,
+                       c->lda, c->ldb, c->ldc, c->m, c->n, c->k);
+    if (!dw && !stored_float(c->b_type))
+        return PL_FAIL(err, PL_E_UNSUPPORTED, "matrix product over weights stored as %s", pl_dtype_name(c->b_type));
+    return 0;
+}
+
+int pl_gemm_prepare(pl_gemm *g, const pl_gemm_call *shape, pl_error *err) {
+    int rc = check(shape, err);
+    if (rc || shape->m == 0 || shape->n == 0) return rc;
+#if PL_GEMM_HAS_DNNL
+    if (g->dnnl) return pl_gemm_dnnl_prepare(g->dnnl, shape, err);
+#endif
+    PL_UNUSED(g);
+    return 0;
+}
+
+int pl_gemm_run(pl_gemm *g, const pl_gemm_call *call, pl_error *err) {
+    int rc = check(call, err);
+    if (rc || call->m == 0 || call->n == 0) return rc;
+#if PL_GEMM_HAS_DNNL
+    if (g->dnnl && call->k > 0) return pl_gemm_dnnl_run(g->dnnl, call, err);
+#endif
+    pl_gemm_ref_run(g->ops, call);
+    return 0;
+}
+
+size_t pl_gemm_bytes(const pl_gemm *g) {
+    size_t bytes = sizeof *g;
+#if PL_GEMM_HAS_DNNL
+    if (g->dnnl) bytes += pl_gemm_dnnl_bytes(g->dnnl);
+#endif
+    return bytes;
+}
+
+const char *pl_gemm_name(const pl_gemm *g) {
+#if PL_GEMM_HAS_DNNL
+    if (g->dnnl) return pl_gemm_dnnl_name(g->dnnl);
+#endif
+    PL_UNUSED(g);
+    return "reference";
+}
+
+bool pl_gemm_native_bf16(const pl_gemm *g) {
+#if PL_GEMM_HAS_DNNL
+    if (g->dnnl) return pl_gemm_dnnl_native_bf16(g->dnnl);
+#endif
+    PL_UNUSED(g);
+    return false;
+}
