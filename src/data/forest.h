@@ -42,7 +42,7 @@ typedef struct pl_forest {
     int64_t T, nsegments, ntargets, nsequences, nranges, ntrees;
     int32_t *ids;       /* [T] */
     int64_t *position;  /* [T] */
-    uint64_t *dropout_id; /* [T]: of (pair in the step, branch, position in the row), DECISIONS 4 */
+    uint64_t *dropout_id; /* [T]: pair in the step << 40 | branch << 32 | position in the row (DECISIONS 4) */
     pl_segment *segments;
     pl_attn_run *runs; /* one per segment */
     pl_key_range *ranges;
@@ -61,7 +61,8 @@ int64_t pl_row_tree_tokens(const pl_dataset *d, int64_t r);
 /* Length of the next micro-batch: how many of rows[0..n) go together under the budget, in order; at least 1. */
 int64_t pl_forest_cut(const pl_dataset *d, const int64_t *rows, int64_t n, int64_t budget_tok, int64_t max_trees);
 /* Builds the batch of rows[0..n). `step_index` is the place of rows[0] in the optimizer step (dropout ids). share: false repeats the
- * prompt for each answer (the oracle form of the tests). score_prompt: prompt tokens are targets too. PL_E_INTERNAL when caps are too small. */
+ * prompt for each answer (the oracle form of the tests; it needs up to twice the caps' tokens and trees). score_prompt: prompt tokens are
+ * targets of each answer too. PL_E_INTERNAL when caps are too small (or a row does not exist); *f is then as it was. */
 int pl_forest_build(pl_forest *f, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t step_index, bool share,
                     bool score_prompt, pl_error *err);
 

@@ -1,0 +1,220 @@
+/* data/forest.c: rows of a dataset laid out as a forest batch. Owns the layout only: which rows go together is decided
+ * by the caller with pl_forest_cut, what is computed over the batch belongs to the model. */
+#include "data/forest.h"
+
+int64_t pl_row_tree_tokens(const pl_dataset *d, int64_t r) {
+    const pl_row *row = &d->rows[r];
+    int64_t tokens = row->prompt.count;
+    for (int64_t a = 0; a < row->answers; a++) tokens += d->answers[row->first_answer + a].count;
+    return tokens;
+}
+
+int64_t pl_forest_cut(const pl_dataset *d, const int64_t *rows, int64_t n, int64_t budget_tok, int64_t max_trees) {
+    int64_t tokens = 0, taken = 0;
+    while (taken < n && (max_trees <= 0 || taken < max_trees)) {
+        int64_t tree = pl_row_tree_tokens(d, rows[taken]);
+        if (taken > 0 && tree > budget_tok - tokens) break;
+        tokens += tree;
+        taken++;
+    }
+    return taken;
+}
+
+/* Bounds that hold for every batch that pl_forest_cut makes of distinct rows: at most `trees` rows and, unless it is
+ * one row alone, at most budget_tok tokens. */
+pl_forest_caps pl_forest_caps_of(const pl_dataset *d, int64_t budget_tok, int64_t max_trees) {
+    int64_t longest = 1, shortest = INT64_MAX, total = 0, most_answers = 0, answer_tokens = 0;
+    for (int64_t r = 0; r < d->n; r++) {
+        int64_t tree = pl_row_tree_tokens(d, r);
+        longest = PL_MAX(longest, tree);
+        shortest = PL_MIN(shortest, tree);
+        total += tree;
+        most_answers = PL_MAX(most_answers, d->rows[r].answers);
+        answer_tokens = PL_MAX(answer_tokens, tree - d->rows[r].prompt.count);
+    }
+    pl_forest_caps c = {0};
+    if (d->n == 0) return c;
+    int64_t most = max_trees > 0 ? PL_MIN(max_trees, d->n) : d->n;
+    int64_t by_rows = most <= total / longest ? most * longest : total;
+    c.tokens = PL_MAX(longest, PL_MIN(PL_MAX(budget_tok, 1), by_rows));
+    c.trees = PL_MIN(most, PL_MAX(1, c.tokens / PL_MAX(shortest, 1)));
+    c.sequences = c.trees * most_answers;
+    c.segments = c.trees + c.sequences;
+    c.ranges = c.sequences;
+    /* Prompt tokens are targets only where there is one answer, so that no token is a target twice. */
+    bool answers_only = d->kind == PL_DATA_PREFERENCE;
+    c.targets = answers_only && c.trees <= c.tokens / PL_MAX(answer_tokens, 1) ? c.trees * answer_tokens : c.tokens;
+    return c;
+}
+
+int pl_forest_take(pl_forest *f, const pl_forest_caps *caps, pl_arena *arena, pl_error *err) {
+    int rc;
+    pl_forest g = {.caps = *caps};
+    PL_GO(rc, PL_TAKE(arena, &g.ids, caps->tokens, "forest.tokens", err));
+    PL_GO(rc, PL_TAKE(arena, &g.position, caps->tokens, "forest.tokens", err));
+    PL_GO(rc, PL_TAKE(arena, &g.dropout_id, caps->tokens, "forest.tokens", err));
+    PL_GO(rc, PL_TAKE(arena, &g.segments, caps->segments, "forest.segments", err));
+    PL_GO(rc, PL_TAKE(arena, &g.runs, caps->segments, "forest.segments", err));
+    PL_GO(rc, PL_TAKE(arena, &g.ranges, caps->ranges, "forest.segments", err));
+    PL_GO(rc, PL_TAKE(arena, &g.targets, caps->targets, "forest.targets", err));
+    PL_GO(rc, PL_TAKE(arena, &g.sequences, caps->sequences, "forest.targets", err));
+    PL_GO(rc, PL_TAKE(arena, &g.tree_length, caps->trees, "forest.trees", err));
+    PL_GO(rc, PL_TAKE(arena, &g.tree_first, caps->trees + 1, "forest.trees", err));
+    *f = g;
+out:
+    return rc;
+}
+
+/* Scored tokens of one answer: those that some earlier token of the row predicts. */
+static int64_t scored_tokens(int64_t prompt, int64_t answer, bool score_prompt) {
+    int64_t scored = prompt > 0 ? answer : PL_MAX(answer - 1, 0);
+    return score_prompt ? scored + PL_MAX(prompt - 1, 0) : scored;
+}
+
+/* What rows[0..n) take, against the caps, so that the filling below needs no checks. */
+static int check_caps(const pl_forest *f, const pl_dataset *d, const int64_t *rows, int64_t n, bool share,
+                      bool score_prompt, pl_error *err) {
+    pl_forest_caps need = {0};
+    for (int64_t i = 0; i < n; i++) {
+        if (rows[i] < 0 || rows[i] >= d->n)
+            return PL_FAIL(err, PL_E_INTERNAL, "forest: row %" PRId64 " of %" PRId64, rows[i], d->n);
+        const pl_row *row = &d->rows[rows[i]];
+        need.tokens += share ? row->prompt.count : row->prompt.count * row->answers;
+        need.segments += row->answers + (share ? 1 : 0);
+        need.ranges += share ? row->answers : 0;
+        need.sequences += row->answers;
+        need.trees += share ? 1 : row->answers;
+        for (int64_t a = 0; a < row->answers; a++) {
+            int64_t count = d->answers[row->first_answer + a].count;
+            need.tokens += count;
+            need.targets += scored_tokens(row->prompt.count, count, score_prompt);
+        }
+    }
+    const pl_forest_caps *c = &f->caps;
+    if (need.tokens > c->tokens || need.segments > c->segments || need.targets > c->targets ||
+        need.sequences > c->sequences || need.ranges > c->ranges || need.trees > c->trees)
+        return PL_FAIL(err, PL_E_INTERNAL,
+                       "forest: %" PRId64 " rows need %" PRId64 " tokens, %" PRId64 " targets and %" PRId64
+                       " trees; there is room for %" PRId64 ", %" PRId64 " and %" PRId64,
+                       n, need.tokens, need.targets, need.trees, c->tokens, c->targets, c->trees);
+    return 0;
+}
+
+/* Unique for every token of a step and independent of the layout: 24 bits of row in the step, 8 of branch, 32 of
+ * position. */
+static uint64_t dropout_id(int64_t pair, int64_t branch, int64_t position) {
+    return ((uint64_t)pair << 40) | (((uint64_t)branch & 0xff) << 32) | ((uint64_t)position & 0xffffffff);
+}
+
+static void add_tokens(pl_forest *f, const int32_t *ids, int64_t count, int64_t pair, int64_t branch,
+                       int64_t position) {
+    for (int64_t t = 0; t < count; t++) {
+        f->ids[f->T] = ids[t];
+        f->position[f->T] = position + t;
+        f->dropout_id[f->T] = dropout_id(pair, branch, position + t);
+        f->T++;
+    }
+}
+
+/* Ranges of all ancestors of segment s in batch order, neighbours merged. A parent lies before its children, so walking
+ * up gives descending ranges; they are written backwards from the room that the depth takes. */
+static void add_ranges(pl_forest *f, int64_t s, pl_attn_run *run) {
+    int64_t depth = 0;
+    for (int64_t p = f->segments[s].parent; p >= 0; p = f->segments[p].parent) depth++;
+    pl_key_range *base = f->ranges + f->nranges;
+    int64_t i = depth;
+    for (int64_t p = f->segments[s].parent; p >= 0; p = f->segments[p].parent)
+        base[--i] = (pl_key_range){f->segments[p].first, f->segments[p].count};
+    int64_t kept = 0;
+    for (i = 0; i < depth; i++) {
+        if (kept > 0 && base[kept - 1].first + base[kept - 1].count == base[i].first)
+            base[kept - 1].count += base[i].count;
+        else
+            base[kept++] = base[i];
+    }
+    run->range_first = f->nranges;
+    run->range_count = kept;
+    f->nranges += kept;
+}
+
+/* Closes the segment of the tokens that were added since `first` (none: no segment). Returns its index, or `parent`. */
+static int64_t add_segment(pl_forest *f, int64_t first, int64_t parent) {
+    if (f->T == first) return parent;
+    int64_t s = f->nsegments++;
+    f->segments[s] = (pl_segment){first, f->T - first, parent, f->position[first]};
+    f->runs[s] = (pl_attn_run){.q_first = first, .q_count = f->T - first, .own_first = first};
+    add_ranges(f, s, &f->runs[s]);
+    return s;
+}
+
+static void add_target(pl_forest *f, int64_t token, int32_t id) {
+    f->targets[f->ntargets++] = (pl_target){token, id, (int32_t)f->nsequences};
+}
+
+/* Targets of one answer whose prompt and answer tokens lie at prompt_first and answer_first. */
+static void add_sequence(pl_forest *f, int64_t r, int64_t answer, pl_span prompt, pl_span completion,
+                         const int32_t *ids, int64_t prompt_first, int64_t answer_first, bool score_prompt) {
+    pl_sequence *q = &f->sequences[f->nsequences];
+    *q = (pl_sequence){.row = r, .answer = (int32_t)answer, .first_target = f->ntargets, .length = completion.count};
+    for (int64_t t = 1; score_prompt && t < prompt.count; t++)
+        add_target(f, prompt_first + t - 1, ids[prompt.first + t]);
+    for (int64_t t = 0; t < completion.count; t++) {
+        if (t == 0 && prompt.count == 0) continue;
+        int64_t by = t > 0 ? answer_first + t - 1 : prompt_first + prompt.count - 1;
+        add_target(f, by, ids[completion.first + t]);
+    }
+    q->ntargets = f->ntargets - q->first_target;
+    f->nsequences++;
+    f->unshared_tokens += prompt.count + completion.count;
+}
+
+static void close_tree(pl_forest *f, int64_t length) {
+    f->tree_length[f->ntrees++] = length;
+    f->tree_first[f->ntrees] = f->T;
+}
+
+/* One prompt and its answers as its children. */
+static void add_tree(pl_forest *f, const pl_dataset *d, int64_t r, int64_t pair, bool score_prompt) {
+    const pl_row *row = &d->rows[r];
+    int64_t P = row->prompt.count, prompt_first = f->T, longest = P;
+    add_tokens(f, d->ids + row->prompt.first, P, pair, 0, 0);
+    int64_t root = add_segment(f, prompt_first, -1);
+    for (int64_t a = 0; a < row->answers; a++) {
+        pl_span s = d->answers[row->first_answer + a];
+        int64_t first = f->T;
+        add_tokens(f, d->ids + s.first, s.count, pair, a + 1, P);
+        (void)add_segment(f, first, root);
+        add_sequence(f, r, a, row->prompt, s, d->ids, prompt_first, first, score_prompt);
+        longest = PL_MAX(longest, P + s.count);
+    }
+    close_tree(f, longest);
+}
+
+/* The unshared form: every answer with its own copy of the prompt, one root segment and one tree each. */
+static void add_copies(pl_forest *f, const pl_dataset *d, int64_t r, int64_t pair, bool score_prompt) {
+    const pl_row *row = &d->rows[r];
+    for (int64_t a = 0; a < row->answers; a++) {
+        pl_span s = d->answers[row->first_answer + a];
+        int64_t first = f->T, P = row->prompt.count;
+        add_tokens(f, d->ids + row->prompt.first, P, pair, 0, 0);
+        add_tokens(f, d->ids + s.first, s.count, pair, a + 1, P);
+        (void)add_segment(f, first, -1);
+        add_sequence(f, r, a, row->prompt, s, d->ids, first, first + P, score_prompt);
+        close_tree(f, P + s.count);
+    }
+}
+
+int pl_forest_build(pl_forest *f, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t step_index, bool share,
+                    bool score_prompt, pl_error *err) {
+    int rc = check_caps(f, d, rows, n, share, score_prompt, err);
+    if (rc != 0) return rc;
+    f->T = f->nsegments = f->ntargets = f->nsequences = f->nranges = f->ntrees = f->unshared_tokens = 0;
+    f->tree_first[0] = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (share)
+            add_tree(f, d, rows[i], step_index + i, score_prompt);
+        else
+            add_copies(f, d, rows[i], step_index + i, score_prompt);
+    }
+    return 0;
+}
