@@ -1,11 +1,12 @@
-/* data/dataset.h: tokenized rows: a prompt and its answers. Everything that training needs of the data file, and the counts that tell
- * what was done to it. Reading is in reader.c, the seam in seam.c, truncation and counting in dataset.c, the order in order.c. */
+/* data/dataset.h: tokenized rows: a prompt and its answers. Everything that training needs of the data file, and the
+ * counts that tell what was done to it. Reading is in reader.c, the seam in seam.c, truncation and counting in
+ * dataset.c, the order in order.c. */
 #ifndef PL_DATASET_H
 #define PL_DATASET_H
 
 #include "base/base.h"
 #include "base/hash.h"
-#include "plumb/tokenizer.h"
+typedef struct pl_tokenizer pl_tokenizer; /* plumb/tokenizer.h */
 
 typedef enum pl_data_kind {
     PL_DATA_PREFERENCE, /* prompt, chosen, rejected: two answers (0 chosen, 1 rejected) */
@@ -16,7 +17,7 @@ typedef enum pl_data_kind {
 typedef enum pl_seam { PL_SEAM_CONTINUE, PL_SEAM_JOINT, PL_SEAM_REFUSE } pl_seam;
 
 typedef struct pl_data_options {
-    bool preference;        /* what the command needs: preference rows, or prompt/completion or text rows */
+    bool preference; /* what the command needs: preference rows, or prompt/completion or text rows */
     pl_seam seam;
     int64_t max_length;        /* tokens of prompt + answer, keep_start; 0 = no limit */
     int64_t max_prompt_length; /* keeps the prompt's last tokens and a leading BOS (DECISIONS 24); 0 = no limit */
@@ -40,15 +41,16 @@ typedef struct pl_row {
 /* Counts of rows. Each appears in the output with its words on one line when it is not zero. */
 typedef struct pl_data_report {
     int64_t read, kept;
-    int64_t seam_prefix, seam_continued, seam_cut; /* answers whose joint ids began with the prompt's; tokenized as continuation; cut (joint) */
-    int64_t truncated;       /* rows with an answer or prompt cut by max_length or max_prompt_length */
-    int64_t dropped_long;    /* rows whose prompt leaves no room (len(prompt) >= max_length) */
-    int64_t empty;           /* rows with an empty answer (empty after trimming white space) */
-    int64_t dropped_empty;   /* of these, left out: --drop_empty, or an answer of zero tokens */
-    int64_t differing;       /* hh-rlhf rows with differing prompts */
-    int64_t further_turn;    /* hh-rlhf rows whose answer holds a further turn */
-    int64_t identical;       /* rows with chosen == rejected */
-    int64_t lost_eos;        /* answers whose EOS was cut away */
+    int64_t seam_prefix, seam_continued,
+        seam_cut;          /* answers whose joint ids began with the prompt's; tokenized as continuation; cut (joint) */
+    int64_t truncated;     /* rows with an answer or prompt cut by max_length or max_prompt_length */
+    int64_t dropped_long;  /* rows whose prompt leaves no room (len(prompt) >= max_length) */
+    int64_t empty;         /* rows with an empty answer (empty after trimming white space) */
+    int64_t dropped_empty; /* of these, left out: --drop_empty, or an answer of zero tokens */
+    int64_t differing;     /* hh-rlhf rows with differing prompts */
+    int64_t further_turn;  /* hh-rlhf rows whose answer holds a further turn */
+    int64_t identical;     /* rows with chosen == rejected */
+    int64_t lost_eos;      /* answers whose EOS was cut away */
 } pl_data_report;
 
 typedef struct pl_dataset {
@@ -63,20 +65,23 @@ typedef struct pl_dataset {
     pl_hash hash; /* of ids, prompt lengths and answers of all kept rows */
 } pl_dataset;
 
-/* Reads and tokenizes a JSON-lines file (plain or gzip). PL_E_FORMAT names file and line; PL_E_MISMATCH for ids >= vocab_size;
- * PL_E_UNSUPPORTED for a plain row when the tokenizer has no EOS. Reports through the log (counts, three seams at PL_LOG_DEBUG). */
+/* Reads and tokenizes a JSON-lines file (plain or gzip). PL_E_FORMAT names file and line; PL_E_MISMATCH for ids >=
+ * vocab_size; PL_E_UNSUPPORTED for a plain row when the tokenizer has no EOS. Reports through the log (counts, three
+ * seams at PL_LOG_DEBUG). */
 int pl_dataset_load(pl_dataset **out, const char *path, const pl_data_options *options, const pl_tokenizer *tok,
                     int64_t vocab_size, pl_error *err);
 void pl_dataset_free(pl_dataset *d);
 /* The counts as lines for people, each logged through pl_log at PL_LOG_INFO ("4 rows with an empty answer"). */
 void pl_dataset_log(const pl_dataset *d, const char *path);
-/* Moves the last part of the rows (TRL's --eval_split style: `share` of the rows, at least one, chosen by seed) into *held. */
+/* Moves the last part of the rows (TRL's --eval_split style: `share` of the rows, at least one, chosen by seed) into
+ * *held. */
 int pl_dataset_split(pl_dataset *d, pl_dataset **held, double share, uint64_t seed, pl_error *err);
-/* `dataset_name` (DECISIONS 23): a file, or a directory with train*, test* and validation* files. split: "train", "test"... A name that is
- * neither is an error that says plumb never downloads. *out owned. */
+/* `dataset_name` (DECISIONS 23): a file, or a directory with train*, test* and validation* files. split: "train",
+ * "test"... A name that is neither is an error that says plumb never downloads. *out owned. */
 int pl_dataset_resolve(char **out, const char *name, const char *split, pl_error *err);
 
-/* Row order of one epoch: out[n]. random: PyTorch's permutation for seed + epoch (trl-spec 0); else the file's order. */
+/* Row order of one epoch: out[n]. random: PyTorch's permutation for seed + epoch (trl-spec 0); else the file's order.
+ */
 int pl_epoch_order(int64_t *out, int64_t n, bool random, uint64_t seed, int64_t epoch, pl_error *err);
 
 #endif

@@ -1,0 +1,94 @@
+/* model/decoder.h: the forward and the backward pass of the decoder over a forest batch, layer by layer, and nothing
+ * else.
+ *
+ * A pl_decoder owns no weights: it holds the activations of one micro-batch (dealt out from an arena) and runs whatever
+ * weights and adapter it is handed, so that policy and reference share it. T tokens, C width, F inner width, L layers,
+ * H heads, KV key heads, D head size. All buffers with a token dimension have room for pl_rows_padded(max tokens) rows.
+ */
+#ifndef PL_DECODER_H
+#define PL_DECODER_H
+
+#include "base/arena.h"
+#include "data/forest.h"
+#include "model/weights.h"
+
+typedef struct pl_backend {
+    const pl_ops *ops;
+    pl_gemm *gemm;
+    bool bf16; /* round the operands of linear layers and head to bf16 */
+} pl_backend;
+
+/* What one layer keeps for its backward pass. */
+typedef struct pl_layer_acts {
+    real *x0;            /* [T,C] input */
+    real *q, *k, *v;     /* [T,H*D], [T,KV*D] x2, rotated */
+    real *o;             /* [T,H*D] attention output */
+    real *lse;           /* [T,H] */
+    real *x1;            /* [T,C] after attention */
+    real *g, *u;         /* [T,F] gate and up */
+    real *rstd1, *rstd2; /* [T] */
+} pl_layer_acts;
+
+typedef struct pl_decoder {
+    const pl_arch *arch;
+    pl_backend backend;
+    int64_t max_T;       /* tokens */
+    bool training;       /* keeps what a backward pass needs */
+    bool recompute;      /* gradient checkpointing: keeps only x0 of each layer */
+    pl_layer_acts *acts; /* [L]; with recompute, or without training, all but x0 are shared */
+    real *x_last;        /* [T,C] output of the last layer, before the final norm */
+    real *cosine, *sine; /* [T, rot/2] */
+    real *n;             /* [T,C] normed input */
+    real *act;           /* [T,max(F,C)] silu(g)*u */
+    real *dropped;       /* [T,max(C,F,H*D)] dropped input of an adapter; NULL without lora_dropout */
+    real *low;           /* [T,r] A x */
+    real *dlow;          /* [T,r] */
+    /* backward */
+    real *dx; /* [T,C] gradient of the residual stream */
+    real *dn; /* [T,max(C,H*D)] */
+    real *dq, *dk, *dv, *delta;
+    real *dact;      /* [T,F] */
+    float *inv_freq; /* [rot/2] */
+} pl_decoder;
+
+typedef struct pl_decoder_spec {
+    int64_t max_tokens;
+    bool training, recompute;
+    int64_t max_rank; /* 0: no adapter */
+    bool dropout;
+} pl_decoder_spec;
+
+/* Deals the buffers out of `arena` (measuring or real), tags "activations", "gradients", "rope". */
+int pl_decoder_take(pl_decoder *d, const pl_arch *arch, const pl_backend *backend, const pl_decoder_spec *spec,
+                    pl_arena *arena, pl_error *err);
+/* Prepares every matrix product of these weights (and adapter, may be NULL), forward or also backward. `grads` tells
+ * which dW come. */
+int pl_decoder_prepare(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_grads *grads, pl_error *err);
+
+/* Fills d->x_last [T,C] for batch f. lora NULL: adapter off. keep: keep activations for pl_decoder_backward.
+ * The layer of the first non-finite value is not searched here: pl_decoder_find_nonfinite does it afterwards. */
+int pl_decoder_forward(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_forest *f, bool keep,
+                       pl_error *err);
+
+/* After a forward pass with keep of the same weights, adapter and batch: d->dx must hold dL/dx_last on entry. Adds to
+ * grads (NULL: none) and to the adapter's da, db. Skips everything below the first trainable input. */
+int pl_decoder_backward(pl_decoder *d, const pl_weights *w, pl_lora *lora, const pl_grads *grads, const pl_forest *f,
+                        pl_error *err);
+
+/* Keys and values of tokens that were run before, for generation. Row r of layer l: k[(l * capacity + r) * KV*D]. */
+typedef struct pl_kv_cache {
+    int64_t capacity;
+    real *k, *v;
+} pl_kv_cache;
+
+/* As pl_decoder_forward without keep, but the keys and values of token t go to row slots[t] of the cache, and the runs
+ * and ranges of f count rows of the cache. */
+int pl_decoder_infer(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_forest *f, pl_kv_cache *cache,
+                     const int64_t *slots, pl_error *err);
+
+/* Runs the forward pass again layer by layer, and names the first layer whose output is not finite: -1 embeddings, L
+ * none. */
+int pl_decoder_find_nonfinite(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_forest *f,
+                              int64_t *layer, pl_error *err);
+
+#endif

@@ -1,0 +1,93 @@
+/* decoder_plan.c: deals the decoder's buffers out of an arena, and prepares its matrix products. */
+#include "model/linear.h"
+
+#define ACTS "activations"
+#define GRADS "activation gradients"
+
+/* The parts of a layer that are kept for the backward pass, or shared by all layers. */
+static int take_layer(pl_layer_acts *s, const pl_arch *a, int64_t T, pl_arena *arena, pl_error *err) {
+    int64_t q = a->H * a->D, kv = a->KV * a->D;
+    int rc;
+    PL_GO(rc, PL_TAKE(arena, &s->q, T * q, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->k, T * kv, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->v, T * kv, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->o, T * q, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->lse, T * a->H, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->x1, T * a->C, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->g, T * a->F, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->u, T * a->F, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->rstd1, T, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->rstd2, T, ACTS, err));
+out:
+    return rc;
+}
+
+/* Two inputs in turn are enough when no layer's input is needed again. */
+static int take_acts(pl_decoder *d, const pl_decoder_spec *spec, int64_t T, pl_arena *arena, pl_error *err) {
+    const pl_arch *a = d->arch;
+    bool own = spec->training && !spec->recompute;
+    pl_layer_acts shared = {0};
+    real *turn[2] = {NULL, NULL};
+    int rc;
+    pl_layer_acts *acts = NULL;
+    PL_GO(rc, PL_TAKE(arena, &acts, a->L, "activation table", err));
+    if (!own) PL_GO(rc, take_layer(&shared, a, T, arena, err));
+    for (int64_t l = 0; l < a->L; l++) {
+        pl_layer_acts s = shared;
+        if (own) PL_GO(rc, take_layer(&s, a, T, arena, err));
+        if (spec->training || l < 2) PL_GO(rc, PL_TAKE(arena, &s.x0, T * a->C, ACTS, err));
+        if (l < 2) turn[l] = s.x0;
+        if (!spec->training) s.x0 = turn[l % 2];
+        if (acts) acts[l] = s;
+    }
+    d->acts = acts;
+    PL_GO(rc, PL_TAKE(arena, &d->x_last, T * a->C, ACTS, err));
+out:
+    return rc;
+}
+
+static int take_backward(pl_decoder *d, int64_t T, int64_t max_rank, pl_arena *arena, pl_error *err) {
+    const pl_arch *a = d->arch;
+    int64_t q = a->H * a->D, kv = a->KV * a->D;
+    int rc;
+    PL_GO(rc, PL_TAKE(arena, &d->dx, T * a->C, GRADS, err));
+    PL_GO(rc, PL_TAKE(arena, &d->dn, T * PL_MAX(a->C, q), GRADS, err));
+    PL_GO(rc, PL_TAKE(arena, &d->dq, T * q, GRADS, err));
+    PL_GO(rc, PL_TAKE(arena, &d->dk, T * kv, GRADS, err));
+    PL_GO(rc, PL_TAKE(arena, &d->dv, T * kv, GRADS, err));
+    PL_GO(rc, PL_TAKE(arena, &d->delta, T * a->H, GRADS, err));
+    PL_GO(rc, PL_TAKE(arena, &d->dact, T * a->F, GRADS, err));
+    if (max_rank > 0) PL_GO(rc, PL_TAKE(arena, &d->dlow, T * max_rank, GRADS, err));
+out:
+    return rc;
+}
+
+int pl_decoder_take(pl_decoder *d, const pl_arch *a, const pl_backend *backend, const pl_decoder_spec *spec,
+                    pl_arena *arena, pl_error *err) {
+    int64_t T = pl_rows_padded(spec->max_tokens), half = a->D / 2;
+    *d = (pl_decoder){.arch = a,
+                      .backend = *backend,
+                      .max_T = spec->max_tokens,
+                      .training = spec->training,
+                      .recompute = spec->recompute};
+    int rc;
+    PL_GO(rc, take_acts(d, spec, T, arena, err));
+    PL_GO(rc, PL_TAKE(arena, &d->cosine, T * half, "rope", err));
+    PL_GO(rc, PL_TAKE(arena, &d->sine, T * half, "rope", err));
+    PL_GO(rc, PL_TAKE(arena, &d->inv_freq, half, "rope", err));
+    PL_GO(rc, PL_TAKE(arena, &d->n, T * a->C, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &d->act, T * a->F, ACTS, err));
+    if (spec->max_rank > 0) PL_GO(rc, PL_TAKE(arena, &d->low, T * spec->max_rank, ACTS, err));
+    if (spec->dropout) PL_GO(rc, PL_TAKE(arena, &d->dropped, T * PL_MAX(PL_MAX(a->C, a->F), a->H * a->D), ACTS, err));
+    if (spec->training) PL_GO(rc, take_backward(d, T, spec->max_rank, arena, err));
+out:
+    return rc ? pl_error_context(err, rc, "decoder buffers for %" PRId64 " tokens", spec->max_tokens) : 0;
+}
+
+int pl_decoder_prepare(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_grads *grads, pl_error *err) {
+    pl_pass p = {.d = d, .w = w, .lora = lora, .g = grads};
+    int rc = 0;
+    for (int64_t l = 0; rc == 0 && l < d->arch->L; l++)
+        for (int i = 0; rc == 0 && i < PL_LIN_COUNT; i++) rc = pl_linear_prepare(&p, l, (pl_lin)i, d->training, err);
+    return rc;
+}

@@ -1,0 +1,102 @@
+/* model.c: opens a model directory and points the weights at its map. */
+#include "model/model.h"
+
+#include <string.h>
+
+#include "kernels/ops.h"
+
+/* Where role and layer put a parameter in pl_weights: a matrix, or a vector of real. */
+static pl_mat *mat_of(pl_weights *w, pl_layer_weights *layers, const pl_param_spec *s) {
+    switch (s->role) {
+    case PL_ROLE_EMBED: return &w->embed;
+    case PL_ROLE_HEAD: return &w->head;
+    case PL_ROLE_LIN_WEIGHT: return &layers[s->layer].w[s->lin];
+    default: return NULL;
+    }
+}
+
+static const real **vector_of(pl_weights *w, pl_layer_weights *layers, const pl_param_spec *s) {
+    switch (s->role) {
+    case PL_ROLE_LIN_BIAS: return &layers[s->layer].b[s->lin];
+    case PL_ROLE_NORM1: return &layers[s->layer].norm1;
+    case PL_ROLE_NORM2: return &layers[s->layer].norm2;
+    case PL_ROLE_FINAL_NORM: return &w->norm;
+    default: return NULL;
+    }
+}
+
+/* Points the weights at the map; vectors at `small`, converted. */
+static void bind_stored(pl_model *m, pl_layer_weights *layers) {
+    pl_ops ops;
+    pl_ops_init(&ops, PL_CPU_GENERIC);
+    real *next = m->small;
+    for (int64_t i = 0; i < m->nparams; i++) {
+        const pl_param_spec *s = &m->params[i];
+        pl_mat *mat = mat_of(&m->stored, layers, s);
+        if (mat) {
+            *mat = (pl_mat){m->tensors[i]->data, m->tensors[i]->dtype, s->rows, s->cols};
+            continue;
+        }
+        ops.to_real(next, m->tensors[i]->data, m->tensors[i]->dtype, s->rows);
+        *vector_of(&m->stored, layers, s) = next;
+        next += s->rows;
+    }
+    if (m->arch.tied) m->stored.head = m->stored.embed;
+    m->stored.layers = layers;
+    m->stored.arch = &m->arch;
+}
+
+int pl_model_open(pl_model *out, const char *dir, pl_error *err) {
+    pl_model m = {0};
+    pl_layer_weights *layers = NULL;
+    int64_t vectors = 0;
+    int rc;
+    PL_GO(rc, pl_strdup(&m.dir, dir, err));
+    PL_GO(rc, pl_arch_load(&m.arch, dir, err));
+    PL_GO(rc, pl_arch_params(&m.params, &m.nparams, &m.arch, err));
+    PL_GO(rc, pl_tensors_open(&m.files, dir, err));
+    PL_GO(rc, pl_arch_bind(&m.tensors, &m.arch, m.params, m.nparams, m.files, err));
+    for (int64_t i = 0; i < m.nparams; i++)
+        if (m.params[i].ndim == 1) vectors += m.params[i].rows;
+    PL_GO(rc, PL_NEW(&m.small, vectors, err));
+    PL_GO(rc, PL_NEW(&layers, m.arch.L, err));
+    *out = m;
+    bind_stored(out, layers);
+    return 0;
+out:
+    pl_model_close(&m);
+    return rc;
+}
+
+void pl_model_close(pl_model *m) {
+    if (!m) return;
+    pl_free(m->stored.layers);
+    pl_free(m->small);
+    pl_free(m->tensors);
+    pl_tensors_close(m->files);
+    pl_free(m->params);
+    pl_free(m->dir);
+    *m = (pl_model){0};
+}
+
+size_t pl_model_bytes(const pl_model *m) {
+    size_t bytes = 0;
+    for (int64_t i = 0; i < m->nparams; i++) bytes += m->tensors[i]->bytes;
+    return bytes;
+}
+
+int pl_model_hash(pl_hash *out, const pl_model *m, pl_error *err) {
+    pl_hasher *h = NULL;
+    int rc = pl_hasher_new(&h, err);
+    if (rc) return rc;
+    for (int64_t i = 0; i < m->nparams; i++) {
+        pl_hasher_add_text(h, m->params[i].name);
+        pl_hasher_add_text(h, pl_dtype_name(m->tensors[i]->dtype));
+        pl_hasher_add_int(h, m->params[i].rows);
+        pl_hasher_add_int(h, m->params[i].cols);
+        pl_hasher_add(h, m->tensors[i]->data, m->tensors[i]->bytes);
+    }
+    *out = pl_hasher_digest(h);
+    pl_hasher_free(h);
+    return 0;
+}

@@ -1,0 +1,75 @@
+/* model/model.h: a model directory opened: architecture, parameter list, stored tensors, and weights that point at
+ * them. Also the trained copies: fp32 masters of full fine-tuning, and LoRA adapters, with their gradients. Optimizer
+ * state is train/'s. */
+#ifndef PL_MODEL_H
+#define PL_MODEL_H
+
+#include "base/arena.h"
+#include "base/hash.h"
+#include "model/targets.h"
+#include "model/weights.h"
+
+typedef struct pl_model {
+    char *dir; /* owned */
+    pl_arch arch;
+    pl_param_spec *params; /* [nparams], owned */
+    int64_t nparams;
+    pl_tensors *files;         /* owned */
+    const pl_tensor **tensors; /* [nparams] borrowed from files, the array owned */
+    pl_weights stored;         /* views of the map; norms and biases converted to real */
+    real *small;               /* owned: the converted norms and biases */
+} pl_model;
+
+/* Maps the weights, converts norms and biases. Errors name file and tensor. */
+int pl_model_open(pl_model *m, const char *dir, pl_error *err);
+void pl_model_close(pl_model *m); /* safe on zeroed storage */
+/* Bytes on disk of all tensors. */
+size_t pl_model_bytes(const pl_model *m);
+/* Content hash over names, types, shapes and bytes of all parameters. Reads the whole file. */
+int pl_model_hash(pl_hash *out, const pl_model *m, pl_error *err);
+
+/* Trained tensors of a run, one list for both kinds: full fine-tuning (the model's parameters) or LoRA (A and B of each
+ * module). */
+typedef struct pl_param {
+    char name[112];        /* file name of the tensor: "model.norm.weight", or PEFT's name */
+    int64_t rows, cols, n; /* n = rows * cols elements; cols == 1 and ndim 1 for vectors */
+    int ndim;
+    bool decay;
+    int64_t layer;      /* -1 outside the blocks */
+    real *value, *grad; /* [n], in the model arena */
+} pl_param;
+
+typedef struct pl_trainable {
+    int64_t n, elements;
+    pl_param *params; /* [n], owned */
+    bool is_lora;
+    pl_weights weights;              /* what the forward pass runs: masters (full), or the stored weights (LoRA) */
+    pl_grads grads;                  /* all NULL for LoRA */
+    pl_lora lora;                    /* modules NULL in full fine-tuning */
+    pl_layer_weights *layer_weights; /* owned, behind weights.layers in full fine-tuning */
+    pl_layer_grads *layer_grads;     /* owned */
+    pl_lora_module *modules;         /* owned */
+} pl_trainable;
+
+/* Full fine-tuning: masters and gradients out of `arena` (measuring: only counted), tags "masters", "gradients". */
+int pl_trainable_full(pl_trainable *t, const pl_model *m, pl_arena *arena, pl_error *err);
+/* LoRA: A and B and their gradients out of `arena`, tags "adapter", "gradients"; A uniform +-1/sqrt(in) from seed, B
+ * zero. */
+int pl_trainable_lora(pl_trainable *t, const pl_model *m, const pl_peft_config *c, uint64_t seed, pl_arena *arena,
+                      pl_error *err);
+void pl_trainable_release(pl_trainable *t);
+/* Copies the stored weights into the masters. */
+void pl_trainable_load_masters(pl_trainable *t, const pl_model *m, const pl_ops *ops);
+/* Values from DIR/adapter_model.safetensors; missing, extra or wrongly shaped tensors are errors. */
+int pl_trainable_load_adapter(pl_trainable *t, const char *dir, const pl_ops *ops, pl_error *err);
+void pl_trainable_zero_grads(pl_trainable *t);
+
+/* A frozen adapter: weights of DIR on model m; every buffer out of `arena`. Release the module array with
+ * pl_free(lora->modules). */
+int pl_lora_open(pl_lora *lora, const pl_model *m, const char *dir, const pl_ops *ops, pl_arena *arena, pl_error *err);
+
+/* W + scale B A of one layer into out [rows*cols] of real, summed in real and in the order of r. */
+void pl_lora_merge(real *out, const pl_mat *w, const pl_lora_module *module, int64_t row0, int64_t rows,
+                   const pl_ops *ops);
+
+#endif

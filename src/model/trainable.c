@@ -1,0 +1,211 @@
+/* trainable.c: the tensors that a run trains, fp32, with their gradients: all of the model, or LoRA's A and B. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/rng.h"
+#include "model/model.h"
+
+void pl_trainable_release(pl_trainable *t) {
+    if (!t) return;
+    pl_free(t->params);
+    pl_free(t->layer_weights);
+    pl_free(t->layer_grads);
+    pl_free(t->modules);
+    *t = (pl_trainable){0};
+}
+
+void pl_trainable_zero_grads(pl_trainable *t) {
+    for (int64_t i = 0; i < t->n; i++) memset(t->params[i].grad, 0, (size_t)t->params[i].n * sizeof(real));
+}
+
+/* --- full fine-tuning
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static void bind_full(pl_trainable *t, const pl_param_spec *s, pl_param *p) {
+    pl_layer_weights *lw = s->layer >= 0 ? &t->layer_weights[s->layer] : NULL;
+    pl_layer_grads *lg = s->layer >= 0 ? &t->layer_grads[s->layer] : NULL;
+    pl_mat mat = {p->value, PL_REAL, s->rows, s->cols};
+    switch (s->role) {
+    case PL_ROLE_EMBED: t->weights.embed = mat, t->grads.embed = p->grad; break;
+    case PL_ROLE_HEAD: t->weights.head = mat, t->grads.head = p->grad; break;
+    case PL_ROLE_FINAL_NORM: t->weights.norm = p->value, t->grads.norm = p->grad; break;
+    case PL_ROLE_LIN_WEIGHT: lw->w[s->lin] = mat, lg->w[s->lin] = p->grad; break;
+    case PL_ROLE_LIN_BIAS: lw->b[s->lin] = p->value, lg->b[s->lin] = p->grad; break;
+    case PL_ROLE_NORM1: lw->norm1 = p->value, lg->norm1 = p->grad; break;
+    case PL_ROLE_NORM2: lw->norm2 = p->value, lg->norm2 = p->grad; break;
+    }
+}
+
+int pl_trainable_full(pl_trainable *out, const pl_model *m, pl_arena *arena, pl_error *err) {
+    pl_trainable t = {.n = m->nparams};
+    int rc;
+    PL_GO(rc, PL_NEW(&t.params, m->nparams, err));
+    PL_GO(rc, PL_NEW(&t.layer_weights, m->arch.L, err));
+    PL_GO(rc, PL_NEW(&t.layer_grads, m->arch.L, err));
+    for (int64_t i = 0; i < m->nparams; i++) {
+        const pl_param_spec *s = &m->params[i];
+        pl_param *p = &t.params[i];
+        *p = (pl_param){.rows = s->rows,
+                        .cols = s->cols,
+                        .n = s->rows * s->cols,
+                        .ndim = s->ndim,
+                        .decay = s->decay,
+                        .layer = s->layer};
+        snprintf(p->name, sizeof p->name, "%s", s->name);
+        PL_GO(rc, PL_TAKE(arena, &p->value, p->n, "masters", err));
+        PL_GO(rc, PL_TAKE(arena, &p->grad, p->n, "gradients", err));
+        bind_full(&t, s, p);
+        t.elements += p->n;
+    }
+    t.weights.arch = &m->arch;
+    t.weights.layers = t.layer_weights;
+    t.grads.layers = t.layer_grads;
+    if (m->arch.tied) t.weights.head = t.weights.embed;
+    *out = t;
+    return 0;
+out:
+    pl_trainable_release(&t);
+    return rc;
+}
+
+void pl_trainable_load_masters(pl_trainable *t, const pl_model *m, const pl_ops *ops) {
+    for (int64_t i = 0; i < t->n; i++)
+        ops->to_real(t->params[i].value, m->tensors[i]->data, m->tensors[i]->dtype, t->params[i].n);
+}
+
+/* --- LoRA
+ * --------------------------------------------------------------------------------------------------------------------------------
+ */
+
+static void module_path(char out[64], int64_t layer, int lin) {
+    snprintf(out, 64, "model.layers.%" PRId64 ".%s", layer, pl_lin_path((pl_lin)lin));
+}
+
+/* Lays out the modules of a configuration: A and B out of the arena, gradients when trained. */
+static int take_modules(pl_lora *lora, pl_param *params, int64_t *nparams, const pl_model *m, const pl_peft_site *sites,
+                        bool trained, pl_arena *arena, pl_error *err) {
+    int rc = 0;
+    for (int64_t i = 0; i < m->arch.L * PL_LIN_COUNT; i++) {
+        if (!sites[i].on) continue;
+        int64_t rows, cols;
+        bool bias;
+        pl_arch_lin_shape(&m->arch, (pl_lin)(i % PL_LIN_COUNT), &rows, &cols, &bias);
+        pl_lora_module *mod = &lora->modules[i];
+        *mod = (pl_lora_module){.r = sites[i].r, .scale = (real)sites[i].scale};
+        lora->max_r = PL_MAX(lora->max_r, mod->r);
+        PL_GO(rc, PL_TAKE(arena, &mod->a, mod->r * cols, "adapter", err));
+        PL_GO(rc, PL_TAKE(arena, &mod->b, mod->r * rows, "adapter", err));
+        if (trained) PL_GO(rc, PL_TAKE(arena, &mod->da, mod->r * cols, "gradients", err));
+        if (trained) PL_GO(rc, PL_TAKE(arena, &mod->db, mod->r * rows, "gradients", err));
+        char path[64];
+        module_path(path, i / PL_LIN_COUNT, (int)(i % PL_LIN_COUNT));
+        pl_param *a = &params[(*nparams)++], *b = &params[(*nparams)++];
+        *a = (pl_param){.rows = mod->r,
+                        .cols = cols,
+                        .n = mod->r * cols,
+                        .ndim = 2,
+                        .decay = true,
+                        .layer = i / PL_LIN_COUNT,
+                        .value = mod->a,
+                        .grad = mod->da};
+        *b = (pl_param){.rows = rows,
+                        .cols = mod->r,
+                        .n = mod->r * rows,
+                        .ndim = 2,
+                        .decay = true,
+                        .layer = i / PL_LIN_COUNT,
+                        .value = mod->b,
+                        .grad = mod->db};
+        pl_peft_tensor_name(a->name, path, 'A');
+        pl_peft_tensor_name(b->name, path, 'B');
+    }
+out:
+    return rc;
+}
+
+static int new_lora(pl_trainable *out, const pl_model *m, const pl_peft_config *c, bool trained, pl_arena *arena,
+                    pl_error *err) {
+    pl_trainable t = {.is_lora = true, .weights = m->stored};
+    pl_peft_site *sites = NULL;
+    int rc;
+    PL_GO(rc, pl_arch_match(&sites, &m->arch, c, err));
+    PL_GO(rc, PL_NEW(&t.modules, m->arch.L * PL_LIN_COUNT, err));
+    PL_GO(rc, PL_NEW(&t.params, 2 * m->arch.L * PL_LIN_COUNT, err));
+    t.lora.modules = t.modules;
+    PL_GO(rc, take_modules(&t.lora, t.params, &t.n, m, sites, trained, arena, err));
+    for (int64_t i = 0; i < t.n; i++) t.elements += t.params[i].n;
+    t.lora.dropout = (real)c->dropout;
+    *out = t;
+    t = (pl_trainable){0};
+out:
+    pl_free(sites);
+    pl_trainable_release(&t);
+    return rc;
+}
+
+int pl_trainable_lora(pl_trainable *out, const pl_model *m, const pl_peft_config *c, uint64_t seed, pl_arena *arena,
+                      pl_error *err) {
+    int rc = new_lora(out, m, c, true, arena, err);
+    if (rc || arena->measuring) return rc;
+    for (int64_t i = 0; i < out->n; i += 2) { /* A: kaiming uniform with a = sqrt(5) is +-1/sqrt(in); B is zero */
+        pl_param *a = &out->params[i];
+        double bound = 1.0 / sqrt((double)a->cols);
+        for (int64_t j = 0; j < a->n; j++)
+            a->value[j] = (real)((2 * pl_rng_unit64(pl_rng_mix(seed, (uint64_t)i), (uint64_t)j) - 1) * bound);
+    }
+    return 0;
+}
+
+int pl_trainable_load_adapter(pl_trainable *t, const char *dir, const pl_ops *ops, pl_error *err) {
+    char *path = NULL;
+    pl_tensors *files = NULL;
+    int rc;
+    PL_GO(rc, pl_path_join(&path, dir, PL_PEFT_WEIGHTS, err));
+    PL_GO(rc, pl_tensors_open_file(&files, path, err));
+    for (int64_t i = 0; i < t->n; i++) {
+        const pl_tensor *s = NULL;
+        int64_t dims[2] = {t->params[i].rows, t->params[i].cols};
+        PL_GO(rc, pl_tensors_need(&s, files, t->params[i].name, 2, dims, err));
+        if (s->dtype != PL_F32 && s->dtype != PL_F16 && s->dtype != PL_BF16) {
+            rc = PL_FAIL(err, PL_E_UNSUPPORTED, "%s: %s is %s, want F32, F16 or BF16", path, s->name,
+                         pl_dtype_name(s->dtype));
+            goto out;
+        }
+        ops->to_real(t->params[i].value, s->data, s->dtype, t->params[i].n);
+    }
+    if (pl_tensors_count(files) != t->n)
+        rc = PL_FAIL(err, PL_E_MISMATCH, "%s holds %" PRId64 " tensors, its adapter_config.json means %" PRId64, path,
+                     pl_tensors_count(files), t->n);
+out:
+    pl_tensors_close(files);
+    pl_free(path);
+    return rc;
+}
+
+int pl_lora_open(pl_lora *lora, const pl_model *m, const char *dir, const pl_ops *ops, pl_arena *arena, pl_error *err) {
+    pl_peft_config c = {0};
+    pl_trainable t = {0};
+    int rc;
+    PL_GO(rc, pl_peft_config_load(&c, dir, err));
+    PL_GO(rc, new_lora(&t, m, &c, false, arena, err));
+    if (!arena->measuring) PL_GO(rc, pl_trainable_load_adapter(&t, dir, ops, err));
+    *lora = t.lora;
+    lora->dropout = 0;
+    t.modules = NULL;
+out:
+    pl_trainable_release(&t);
+    pl_peft_config_release(&c);
+    return rc ? pl_error_context(err, rc, "adapter %s", dir) : 0;
+}
+
+void pl_lora_merge(real *out, const pl_mat *w, const pl_lora_module *mod, int64_t row0, int64_t rows,
+                   const pl_ops *ops) {
+    const char *from = (const char *)w->data + (size_t)(row0 * w->cols) * pl_dtype_bytes(w->type);
+    ops->to_real(out, from, w->type, rows * w->cols);
+    if (!mod->a) return;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t k = 0; k < mod->r; k++)
+            ops->axpy(out + i * w->cols, mod->scale * mod->b[(row0 + i) * mod->r + k], mod->a + k * w->cols, w->cols);
+}
