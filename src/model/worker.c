@@ -1,0 +1,71 @@
+/* worker.c: from rows to log-probs and gradients, one micro-batch at a time. */
+#include "model/worker.h"
+
+int pl_worker_take(pl_worker *k, const pl_arch *arch, const pl_backend *backend, const pl_worker_spec *spec,
+                   pl_arena *arena, pl_error *err) {
+    pl_decoder_spec ds = {.max_tokens = spec->caps.tokens,
+                          .training = spec->training,
+                          .recompute = spec->recompute,
+                          .max_rank = spec->max_rank,
+                          .dropout = spec->dropout};
+    pl_head_spec hs = {.max_rows = PL_MIN(spec->caps.tokens, spec->caps.targets),
+                       .max_targets = spec->caps.targets,
+                       .training = spec->training,
+                       .trained = spec->full};
+    *k = (pl_worker){.backend = *backend, .budget_tok = spec->budget_tok};
+    int rc;
+    PL_GO(rc, pl_forest_take(&k->forest, &spec->caps, arena, err));
+    PL_GO(rc, pl_decoder_take(&k->decoder, arch, backend, &ds, arena, err));
+    PL_GO(rc, pl_head_take(&k->head, arch, backend, &hs, arena, err));
+    if (spec->training) PL_GO(rc, PL_TAKE(arena, &k->c, spec->caps.targets, "head", err));
+out:
+    return rc;
+}
+
+int pl_worker_prepare(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_grads *grads, pl_error *err) {
+    int rc = pl_decoder_prepare(&k->decoder, w, lora, grads, err);
+    return rc ? rc : pl_head_prepare(&k->head, w, grads != NULL, err);
+}
+
+static int run(pl_worker *k, const pl_weights *w, const pl_lora *lora, bool keep, pl_error *err) {
+    int rc = pl_decoder_forward(&k->decoder, w, lora, &k->forest, keep, err);
+    return rc ? rc : pl_head_forward(&k->head, w, &k->forest, k->decoder.x_last, keep, err);
+}
+
+int pl_worker_forward(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_dataset *d, const int64_t *rows,
+                      int64_t n, int64_t step_index, bool score_prompt, bool keep, pl_error *err) {
+    int rc = pl_forest_build(&k->forest, d, rows, n, step_index, true, score_prompt, err);
+    return rc ? rc : run(k, w, lora, keep, err);
+}
+
+int pl_worker_again(pl_worker *k, const pl_weights *w, const pl_lora *lora, pl_error *err) {
+    return run(k, w, lora, false, err);
+}
+
+int pl_worker_backward(pl_worker *k, pl_trainable *t, pl_error *err) {
+    const pl_grads *g = t->is_lora ? NULL : &t->grads;
+    int rc = pl_head_backward(&k->head, &t->weights, g, &k->forest, k->c, k->decoder.dx, err);
+    return rc ? rc : pl_decoder_backward(&k->decoder, &t->weights, t->is_lora ? &t->lora : NULL, g, &k->forest, err);
+}
+
+double pl_worker_sequence_logp(const pl_worker *k, int64_t s) {
+    const pl_sequence *q = &k->forest.sequences[s];
+    double sum = 0;
+    for (int64_t i = q->first_target; i < q->first_target + q->ntargets; i++) sum += (double)k->head.logp[i];
+    return sum;
+}
+
+int pl_worker_score(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_dataset *d, const int64_t *rows,
+                    int64_t n, bool score_prompt, double *out, pl_progress *progress, void *user, pl_error *err) {
+    int64_t written = 0;
+    for (int64_t done = 0; done < n;) {
+        int64_t take = pl_forest_cut(d, rows + done, n - done, k->budget_tok, 0);
+        int rc = pl_worker_forward(k, w, lora, d, rows + done, take, 0, score_prompt, false, err);
+        if (rc) return pl_error_context(err, rc, "row %" PRId64, d->rows[rows[done]].source);
+        for (int64_t s = 0; s < k->forest.nsequences; s++) out[written++] = pl_worker_sequence_logp(k, s);
+        done += take;
+        if (progress && progress(user, done, n))
+            return PL_FAIL(err, PL_E_INTERRUPTED, "stopped after %" PRId64 " rows", done);
+    }
+    return 0;
+}

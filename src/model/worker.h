@@ -1,0 +1,50 @@
+/* model/worker.h: one set of micro-batch buffers and what runs in them: forest, decoder, head. Scoring, reference,
+ * training and evaluation all go through it, so there is one path from rows to log-probs. */
+#ifndef PL_WORKER_H
+#define PL_WORKER_H
+
+#include "model/head.h"
+#include "model/model.h"
+
+typedef struct pl_worker {
+    pl_backend backend;
+    pl_decoder decoder;
+    pl_head head;
+    pl_forest forest;
+    int64_t budget_tok; /* micro_batch_tokens */
+    double *c;          /* [targets] dL/dlogp of the micro-batch; NULL without training */
+} pl_worker;
+
+typedef struct pl_worker_spec {
+    pl_forest_caps caps;
+    int64_t budget_tok;
+    bool training, recompute, full; /* full: the weights themselves are trained */
+    int64_t max_rank;
+    bool dropout;
+} pl_worker_spec;
+
+/* Deals everything out of `arena` (measuring or real). */
+int pl_worker_take(pl_worker *k, const pl_arch *arch, const pl_backend *backend, const pl_worker_spec *spec,
+                   pl_arena *arena, pl_error *err);
+/* Makes the matrix products of these weights. lora, grads may be NULL. */
+int pl_worker_prepare(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_grads *grads, pl_error *err);
+
+/* Builds the batch of rows[0..n) and runs it: k->head then holds log-probs and statistics. keep: a backward pass
+ * follows. */
+int pl_worker_forward(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_dataset *d, const int64_t *rows,
+                      int64_t n, int64_t step_index, bool score_prompt, bool keep, pl_error *err);
+/* The same batch again with other weights (the reference). */
+int pl_worker_again(pl_worker *k, const pl_weights *w, const pl_lora *lora, pl_error *err);
+/* Backward of the last forward pass, with k->c filled. */
+int pl_worker_backward(pl_worker *k, pl_trainable *t, pl_error *err);
+
+/* Sum of the log-probs of sequence s of the current batch, in double, in order. */
+double pl_worker_sequence_logp(const pl_worker *k, int64_t s);
+
+/* Sequence log-probs of rows[0..n): out[answer of rows], answers of row i at out[i * per_row ...]. progress may be
+ * NULL; it is called after each micro-batch with the rows done and returns non-zero to stop (PL_E_INTERRUPTED). */
+typedef int pl_progress(void *user, int64_t done, int64_t total);
+int pl_worker_score(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_dataset *d, const int64_t *rows,
+                    int64_t n, bool score_prompt, double *out, pl_progress *progress, void *user, pl_error *err);
+
+#endif
