@@ -326,12 +326,26 @@ const pl_tensor *pl_tensors_find(const pl_tensors *ts, const char *name) {
     return hit ? *hit : NULL;
 }
 
-const char *pl_tensors_file(const pl_tensors *ts, const pl_tensor *t) {
+/* The file that holds t, -1 when t is not of ts; *first is the index of that file's first tensor. */
+static int64_t file_of(const pl_tensors *ts, const pl_tensor *t, int64_t *first) {
+    *first = 0;
     for (int64_t i = 0; i < ts->nfiles; i++) {
-        uintptr_t first = (uintptr_t)ts->files[i].tensors, at = (uintptr_t)t;
-        if (at >= first && at < first + (uintptr_t)ts->files[i].header.n * sizeof *t) return ts->files[i].path;
+        const st_file *f = &ts->files[i];
+        uintptr_t start = (uintptr_t)f->tensors, at = (uintptr_t)t;
+        if (at >= start && at < start + (uintptr_t)f->header.n * sizeof *t) return i;
+        *first += f->header.n;
     }
-    return ts->path;
+    return -1;
+}
+
+const char *pl_tensors_file(const pl_tensors *ts, const pl_tensor *t) {
+    int64_t first, i = file_of(ts, t, &first);
+    return i < 0 ? ts->path : ts->files[i].path;
+}
+
+int64_t pl_tensors_index(const pl_tensors *ts, const pl_tensor *t) {
+    int64_t first, i = file_of(ts, t, &first);
+    return i < 0 ? -1 : first + (t - ts->files[i].tensors);
 }
 
 const char *pl_tensors_path(const pl_tensors *ts) { return ts->path; }

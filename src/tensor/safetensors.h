@@ -31,6 +31,8 @@ void pl_tensors_close(pl_tensors *ts); /* NULL is fine; every pl_tensor of it be
 int64_t pl_tensors_count(const pl_tensors *ts);
 /* Borrowed; 0 <= i < count; in the order of the data within a file, shards in order of their names. */
 const pl_tensor *pl_tensors_at(const pl_tensors *ts, int64_t i);
+/* The i for which pl_tensors_at(ts, i) == t, a tensor of ts. O(files). */
+int64_t pl_tensors_index(const pl_tensors *ts, const pl_tensor *t);
 /* Borrowed; NULL when there is none of that name. O(log count). */
 const pl_tensor *pl_tensors_find(const pl_tensors *ts, const char *name);
 /* The same for a tensor that must be there with these dims: PL_E_MISMATCH, PL_E_SHAPE, naming file and tensor. */

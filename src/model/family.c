@@ -1,0 +1,26 @@
+/* family.c: the families that plumb knows, one row each. */
+#include "model/family.h"
+
+#include <string.h>
+
+static const pl_family *const families[] = {&pl_family_llama, &pl_family_qwen2};
+#define KNOWN "llama, qwen2"
+
+int pl_family_find(const pl_family **out, const pl_json *config, const char *what, pl_error *err) {
+    const char *type = NULL;
+    int rc = pl_json_member_string(config, "model_type", false, &type, NULL, what, err);
+    if (rc) return rc;
+    const char *arch = pl_json_string(pl_json_at(pl_json_get(config, "architectures"), 0), NULL);
+    for (int64_t i = 0; i < PL_LEN(families); i++) {
+        const pl_family *f = families[i];
+        if (type ? strcmp(type, f->model_type) != 0 : !arch || strcmp(arch, f->architecture) != 0) continue;
+        if (arch && strcmp(arch, f->architecture) != 0)
+            return PL_FAIL(err, PL_E_UNSUPPORTED, "%s: architectures says %.100s, want the causal language model %s",
+                           what, arch, f->architecture);
+        *out = f;
+        return 0;
+    }
+    if (!type && !arch) return PL_FAIL(err, PL_E_FORMAT, "%s: no model_type and no architectures", what);
+    return PL_FAIL(err, PL_E_UNSUPPORTED, "%s: %s %.100s is not supported (known: " KNOWN ")", what,
+                   type ? "model_type" : "architecture", type ? type : arch);
+}
