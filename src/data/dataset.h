@@ -1,6 +1,7 @@
 /* data/dataset.h: tokenized rows: a prompt and its answers. Everything that training needs of the data file, and the
- * counts that tell what was done to it. Reading is in reader.c, the seam in seam.c, truncation and counting in
- * dataset.c, the order in order.c. */
+ * counts that tell what was done to it. Columns are read in reader.c, the seam is in seam.c, the loading, truncation
+ * and counting in dataset.c, the words of the report in report.c, growing and hashing in rows.c, order and split in
+ * order.c, names of data sets in resolve.c. */
 #ifndef PL_DATASET_H
 #define PL_DATASET_H
 
@@ -20,7 +21,7 @@ typedef struct pl_data_options {
     bool preference; /* what the command needs: preference rows, or prompt/completion or text rows */
     pl_seam seam;
     int64_t max_length;        /* tokens of prompt + answer, keep_start; 0 = no limit */
-    int64_t max_prompt_length; /* keeps the prompt's last tokens and a leading BOS (DECISIONS 24); 0 = no limit */
+    int64_t max_prompt_length; /* keeps the prompt's last tokens behind a leading BOS (DECISIONS 24); 0 = no limit */
     bool drop_empty;           /* leave out rows with an empty answer (DECISIONS 27) */
     bool completion_only_loss; /* false: SFT also trains on the prompt (completion rows); ignored for preference */
     const char *text_field;    /* dataset_text_field, "text" */
@@ -38,19 +39,31 @@ typedef struct pl_row {
     int64_t first_answer, answers; /* into pl_dataset.answers */
 } pl_row;
 
+#define PL_DATA_LISTED 8
+
+/* How many rows, and the lines of the first of them. */
+typedef struct pl_data_note {
+    int64_t n;
+    int64_t lines[PL_DATA_LISTED];
+} pl_data_note;
+
 /* Counts of rows. Each appears in the output with its words on one line when it is not zero. */
 typedef struct pl_data_report {
     int64_t read, kept;
-    int64_t seam_prefix, seam_continued,
-        seam_cut;          /* answers whose joint ids began with the prompt's; tokenized as continuation; cut (joint) */
-    int64_t truncated;     /* rows with an answer or prompt cut by max_length or max_prompt_length */
-    int64_t dropped_long;  /* rows whose prompt leaves no room (len(prompt) >= max_length) */
-    int64_t empty;         /* rows with an empty answer (empty after trimming white space) */
-    int64_t dropped_empty; /* of these, left out: --drop_empty, or an answer of zero tokens */
-    int64_t differing;     /* hh-rlhf rows with differing prompts */
-    int64_t further_turn;  /* hh-rlhf rows whose answer holds a further turn */
-    int64_t identical;     /* rows with chosen == rejected */
-    int64_t lost_eos;      /* answers whose EOS was cut away */
+    pl_seam seam;
+    int64_t seam_prefix;     /* answers whose joint ids began with the prompt's */
+    int64_t seam_continued;  /* answers tokenized as a continuation */
+    int64_t seam_cut;        /* answers whose joint ids made the prompt shorter (PL_SEAM_JOINT) */
+    int64_t truncated;       /* rows with an answer or prompt cut by max_length or max_prompt_length */
+    int64_t dropped_long;    /* rows whose prompt leaves no room (len(prompt) >= max_length) */
+    pl_data_note empty;      /* rows with an empty answer (empty after trimming white space) */
+    int64_t dropped_empty;   /* rows left out: empty and drop_empty, or an answer of zero tokens */
+    pl_data_note differing;  /* hh-rlhf rows with differing prompts */
+    pl_data_note further;    /* hh-rlhf rows whose answer holds a further turn */
+    pl_data_note identical;  /* rows with chosen == rejected */
+    pl_data_note repeated;   /* rows whose answers begin with the whole prompt once more */
+    pl_data_note double_bos; /* rows that begin with two BOS: the text holds one, the tokenizer adds one */
+    int64_t lost_eos;        /* answers whose EOS was cut away */
 } pl_data_report;
 
 typedef struct pl_dataset {
@@ -65,9 +78,10 @@ typedef struct pl_dataset {
     pl_hash hash; /* of ids, prompt lengths and answers of all kept rows */
 } pl_dataset;
 
-/* Reads and tokenizes a JSON-lines file (plain or gzip). PL_E_FORMAT names file and line; PL_E_MISMATCH for ids >=
- * vocab_size; PL_E_UNSUPPORTED for a plain row when the tokenizer has no EOS. Reports through the log (counts, three
- * seams at PL_LOG_DEBUG). */
+/* Reads and tokenizes a JSON-lines file (plain or gzip), rows in parallel, with the same result for any number of
+ * threads. PL_E_FORMAT names file and line; PL_E_MISMATCH for ids >= vocab_size; PL_E_UNSUPPORTED for conversational
+ * rows and when the tokenizer has no EOS; PL_E_RANGE when no row is left. Logs columns that are not used (PL_LOG_INFO)
+ * and three seams (PL_LOG_DEBUG); the counts are logged by pl_dataset_log. */
 int pl_dataset_load(pl_dataset **out, const char *path, const pl_data_options *options, const pl_tokenizer *tok,
                     int64_t vocab_size, pl_error *err);
 void pl_dataset_free(pl_dataset *d);

@@ -1,11 +1,13 @@
-/* data/forest.h: the forest batch (DESIGN 2.1): a flat list of tokens cut into segments. A token attends to all tokens of its segment's
- * ancestors and causally to its own segment; its position continues its parent's. Nothing is padded, a prompt is there once.
+/* data/forest.h: the forest batch (DESIGN 2.1): a flat list of tokens cut into segments. A token attends to all tokens
+ * of its segment's ancestors and causally to its own segment; its position continues its parent's. Nothing is padded, a
+ * prompt is there once.
  *
  *   prompt segment  p0 p1 p2            branch 0
  *   chosen          c0 c1 c2 c3         branch 1, parent = prompt
  *   rejected        r0 r1               branch 2, parent = prompt
  *
- * targets: which token's hidden state predicts which id. The last prompt token predicts the first token of both answers. */
+ * targets: which token's hidden state predicts which id. The last prompt token predicts the first token of both
+ * answers. */
 #ifndef PL_FOREST_H
 #define PL_FOREST_H
 
@@ -40,29 +42,31 @@ typedef struct pl_forest_caps {
 typedef struct pl_forest {
     pl_forest_caps caps;
     int64_t T, nsegments, ntargets, nsequences, nranges, ntrees;
-    int32_t *ids;       /* [T] */
-    int64_t *position;  /* [T] */
+    int32_t *ids;         /* [T] */
+    int64_t *position;    /* [T] */
     uint64_t *dropout_id; /* [T]: pair in the step << 40 | branch << 32 | position in the row (DECISIONS 4) */
     pl_segment *segments;
     pl_attn_run *runs; /* one per segment */
     pl_key_range *ranges;
-    pl_target *targets;     /* grouped by sequence */
-    pl_sequence *sequences; /* grouped by tree */
-    int64_t *tree_length;   /* [ntrees] longest sequence of each tree, for length-dependent RoPE */
-    int64_t *tree_first;    /* [ntrees + 1] first token of each tree */
+    pl_target *targets;      /* grouped by sequence */
+    pl_sequence *sequences;  /* grouped by tree */
+    int64_t *tree_length;    /* [ntrees] longest sequence of each tree, for length-dependent RoPE */
+    int64_t *tree_first;     /* [ntrees + 1] first token of each tree */
     int64_t unshared_tokens; /* what TRL counts in num_tokens: every prompt once per answer */
 } pl_forest;
 
-/* Room for the largest micro-batch of `d` under a budget of tokens (a larger tree goes alone) and at most max_trees rows (0: any). */
+/* Room for the largest micro-batch of `d` under a budget of tokens (a larger tree goes alone) and at most max_trees
+ * rows (0: any). */
 pl_forest_caps pl_forest_caps_of(const pl_dataset *d, int64_t budget_tok, int64_t max_trees);
 int pl_forest_take(pl_forest *f, const pl_forest_caps *caps, pl_arena *arena, pl_error *err);
 /* Tokens that row r takes as a tree (shared prompt). */
 int64_t pl_row_tree_tokens(const pl_dataset *d, int64_t r);
 /* Length of the next micro-batch: how many of rows[0..n) go together under the budget, in order; at least 1. */
 int64_t pl_forest_cut(const pl_dataset *d, const int64_t *rows, int64_t n, int64_t budget_tok, int64_t max_trees);
-/* Builds the batch of rows[0..n). `step_index` is the place of rows[0] in the optimizer step (dropout ids). share: false repeats the
- * prompt for each answer (the oracle form of the tests; it needs up to twice the caps' tokens and trees). score_prompt: prompt tokens are
- * targets of each answer too. PL_E_INTERNAL when caps are too small (or a row does not exist); *f is then as it was. */
+/* Builds the batch of rows[0..n). `step_index` is the place of rows[0] in the optimizer step (dropout ids). share:
+ * false repeats the prompt for each answer (the oracle form of the tests; it needs up to twice the caps' tokens and
+ * trees). score_prompt: prompt tokens are targets of each answer too. PL_E_INTERNAL when caps are too small (or a row
+ * does not exist); *f is then as it was. */
 int pl_forest_build(pl_forest *f, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t step_index, bool share,
                     bool score_prompt, pl_error *err);
 
