@@ -1,7 +1,7 @@
 /* base/arena.h: one block of memory per lifetime (process, model, step, scratch), dealt out in order.
  *
- * The same layout code runs twice: first over a measuring arena, which hands out NULL and only counts (this is the plan),
- * then over a real one of exactly that size. So the plan is true by construction. */
+ * The same layout code runs twice: first over a measuring arena, which hands out NULL and only counts (this is the
+ * plan), then over a real one of exactly that size. So the plan is true by construction. */
 #ifndef PL_ARENA_H
 #define PL_ARENA_H
 

@@ -11,16 +11,17 @@
 #include "plumb/error.h"
 
 #define PL_LEN(a) ((int64_t)(sizeof(a) / sizeof((a)[0])))
-#define PL_GO(rc, call)         \
-    do {                        \
-        (rc) = (call);          \
-        if ((rc) != 0) goto out; \
+#define PL_GO(rc, call)                                                                                                \
+    do {                                                                                                               \
+        (rc) = (call);                                                                                                 \
+        if ((rc) != 0) goto out;                                                                                       \
     } while (0)
 #define PL_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define PL_MAX(a, b) ((a) > (b) ? (a) : (b))
 #define PL_UNUSED(x) ((void)(x))
 
-/* Product of counts and an element size in bytes, checked: counts must be >= 0, the product must fit size_t. PL_E_RANGE. */
+/* Product of counts and an element size in bytes, checked: counts must be >= 0, the product must fit size_t.
+ * PL_E_RANGE. */
 int pl_bytes2(size_t *out, int64_t n, size_t elem, pl_error *err);
 int pl_bytes3(size_t *out, int64_t a, int64_t b, size_t elem, pl_error *err);
 /* out = a * b in int64_t for a, b >= 0. PL_E_RANGE. */

@@ -19,8 +19,8 @@ typedef struct pl_map {
 int pl_map_open(pl_map *m, const char *path, pl_error *err);
 void pl_map_close(pl_map *m); /* safe on zeroed storage */
 
-/* Lines of a plain or gzip file (told by its first bytes). The line is borrowed until the next call, without its \n or \r\n;
- * a line over max_line bytes is PL_E_RANGE. Returns 0 with *line == NULL at the end. Errors say path and line. */
+/* Lines of a plain or gzip file (told by its first bytes). The line is borrowed until the next call, without its \n or
+ * \r\n; a line over max_line bytes is PL_E_RANGE. Returns 0 with *line == NULL at the end. Errors say path and line. */
 typedef struct pl_lines pl_lines;
 int pl_lines_open(pl_lines **out, const char *path, size_t max_line, pl_error *err);
 int pl_lines_next(pl_lines *l, const char **line, size_t *len, pl_error *err);
@@ -41,7 +41,7 @@ void pl_out_release(pl_out *o);
 int pl_file_write(const char *path, const void *bytes, size_t n, pl_error *err);
 
 int pl_path_join(char **out, const char *dir, const char *name, pl_error *err);
-const char *pl_path_base(const char *path); /* borrowed: behind the last '/', trailing slashes not cut */
+const char *pl_path_base(const char *path);       /* borrowed: behind the last '/', trailing slashes not cut */
 int pl_dir_make(const char *path, pl_error *err); /* with parents; existing is fine */
 int pl_dir_sync(const char *path, pl_error *err);
 /* Names in a directory without . and .., sorted bytewise; owned array of owned strings: pl_names_free. */

@@ -1,4 +1,5 @@
-/* base/hash.h: content hashes (XXH3, 128 bits, from libxxhash), for caches and for "is this the same file". Not cryptographic. */
+/* base/hash.h: content hashes (XXH3, 128 bits, from libxxhash), for caches and for "is this the same file". Not
+ * cryptographic. */
 #ifndef PL_HASH_H
 #define PL_HASH_H
 

@@ -1,6 +1,6 @@
 /* base/rng.h: random numbers.
- * Philox4x32-10 (Salmon et al. 2011): a pure function of key and counter, so that a draw depends on seed and position, never on
- * threads. MT19937 only for the data order, which must be PyTorch's. */
+ * Philox4x32-10 (Salmon et al. 2011): a pure function of key and counter, so that a draw depends on seed and position,
+ * never on threads. MT19937 only for the data order, which must be PyTorch's. */
 #ifndef PL_RNG_H
 #define PL_RNG_H
 
