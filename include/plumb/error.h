@@ -49,7 +49,13 @@ int pl_error_context(pl_error *err, int rc, const char *format, ...) __attribute
 const char *pl_error_name(int code);
 const char *pl_error_hint(int code);
 
-#define PL_FAIL(err, code, ...) pl_error_set((err), (code), __FILE__, __LINE__, __VA_ARGS__)
+/* Sets the error and has the value of `code`, visibly to the compiler: what a callee leaves unset on failure then
+ * raises no false alarm in its caller. */
+#define PL_FAIL(err, code, ...)                                                                                        \
+    __extension__({                                                                                                    \
+        pl_error_set((err), (code), __FILE__, __LINE__, __VA_ARGS__);                                                  \
+        (code);                                                                                                        \
+    })
 
 #pragma GCC visibility pop
 #ifdef __cplusplus
