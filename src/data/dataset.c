@@ -232,7 +232,7 @@ static void count_row(pl_data_report *r, const slot *s) {
     note(&r->double_bos, s->double_bos, s->number);
 }
 
-/* The tokens on both sides of a seam, for whoever looks at a debug log: "...| Paris|?" + "| It| is|..." */
+/* The tokens on both sides of a seam, for whoever looks at a debug log: "t"|":" + " It"|" is" */
 static int show_seam(loader *l, const slot *s, pl_error *err) {
     enum { SHOWN = 4 };
     int rc = 0;
@@ -245,7 +245,7 @@ static int show_seam(loader *l, const slot *s, pl_error *err) {
         const int32_t *id = i < last ? &s->ids.prompt.ids[i] : &s->ids.answer[0].ids[at];
         piece.len = 0;
         PL_GO(rc, pl_tokenizer_decode(l->rule.tok, id, 1, false, &piece, err));
-        if (i == last) PL_GO(rc, pl_buf_puts(&text, " + ", err));
+        if (text.len > 0 || i == last) PL_GO(rc, pl_buf_puts(&text, i == last ? " + " : "|", err));
         PL_GO(rc, pl_buf_json_string(&text, piece.data ? piece.data : "", piece.len, err));
     }
     pl_log(PL_LOG_DEBUG, "%s:%" PRId64 ": seam %s", l->path, s->number, text.data ? text.data : "");
