@@ -3,10 +3,15 @@
 
 #include <string.h>
 
-const pl_option pl_loss_options[] = {
-    {.name = "beta", .type = PL_OPT_F64, .offset = offsetof(pl_loss_params, beta), .fallback = "0.1", .min = 1e-6,
-     .max = 1e3, .group = "Objective", .help = "pull towards the reference"},
-    {0}};
+const pl_option pl_loss_options[] = {{.name = "beta",
+                                      .type = PL_OPT_F64,
+                                      .offset = offsetof(pl_loss_params, beta),
+                                      .fallback = "0.1",
+                                      .min = 1e-6,
+                                      .max = 1e3,
+                                      .group = "Objective",
+                                      .help = "pull towards the reference"},
+                                     {0}};
 
 const pl_objective *const pl_objectives[] = {&pl_objective_dpo_sigmoid, &pl_objective_sft_nll, NULL};
 

@@ -1,27 +1,25 @@
-/* loss/objective.h: the objective as a pure function (DESIGN 2.3). It knows no model, no batch layout and no device, and never
- * divides by a batch size: it returns sums, and the caller divides by the step's number of units (DECISIONS 1, 5).
+/* loss/objective.h: the objective as a pure function (DESIGN 2.3). It knows no model, no batch layout and no device,
+ * and never divides by a batch size: it returns sums, and the caller divides by the step's number of units (DECISIONS
+ * 1, 5).
  *
- * One objective is one file with one pl_objective row, listed in objective.c. The row drives loss_type, its parameters, its metrics. */
+ * One objective is one file with one pl_objective row, listed in objective.c. The row drives loss_type, its parameters,
+ * its metrics. */
 #ifndef PL_OBJECTIVE_H
 #define PL_OBJECTIVE_H
 
 #include "base/base.h"
-#include "plumb/options.h"
+#include "plumb/loss.h"
 
 /* What a row of data is to the objective. PAIRED: sequences 2i (chosen) and 2i+1 (rejected) belong together. */
 typedef enum pl_loss_rows { PL_LOSS_PAIRED, PL_LOSS_SINGLE } pl_loss_rows;
 /* What the loss is the mean of: pairs (rows), or scored tokens. */
 typedef enum pl_loss_unit { PL_UNIT_ROW, PL_UNIT_TOKEN } pl_loss_unit;
-/* Does the loss of one row depend on others? On those of its group (per_device_train_batch_size rows), or of the whole step? */
+/* Does the loss of one row depend on others? On those of its group (per_device_train_batch_size rows), or of the whole
+ * step? */
 typedef enum pl_coupling { PL_COUPLED_NONE, PL_COUPLED_GROUP, PL_COUPLED_STEP } pl_coupling;
 
-/* Parameters of all objectives; a row says which of them it reads. */
-typedef struct pl_loss_params {
-    double beta; /* pull towards the reference, > 0 */
-} pl_loss_params;
-extern const pl_option pl_loss_options[]; /* the rows of pl_loss_params */
-
-/* n sequences, nats. reference is NULL for objectives without one. Token i of sequence s is token_logp[first[s] + i]. */
+/* n sequences, nats. reference is NULL for objectives without one. Token i of sequence s is token_logp[first[s] + i].
+ */
 typedef struct pl_loss_in {
     int64_t n;
     const double *policy, *reference; /* [n] sums over completion tokens */
@@ -48,8 +46,8 @@ typedef struct pl_objective {
     pl_loss_rows rows;
     pl_loss_unit unit;
     pl_coupling coupling;
-    bool reference; /* needs reference log-probs */
-    bool per_token; /* fills d_token, else d_sequence */
+    bool reference;             /* needs reference log-probs */
+    bool per_token;             /* fills d_token, else d_sequence */
     const char *const *metrics; /* TRL's names */
     int64_t nmetrics;
     const char *const *params; /* names of the pl_loss_params fields it reads, NULL-terminated */

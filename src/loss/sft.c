@@ -1,4 +1,5 @@
-/* sft.c: supervised fine-tuning: the negative log-prob of each labelled token; the caller divides by their number in the step. */
+/* sft.c: supervised fine-tuning: the negative log-prob of each labelled token; the caller divides by their number in
+ * the step. */
 #include <math.h>
 
 #include "loss/objective.h"

@@ -1,0 +1,119 @@
+/* plumb/train.h: a training run: its configuration (TRL's names and defaults, one option row each) and the run itself.
+ *
+ *   pl_config c;
+ *   void *bases[PL_TRAIN_TABLES];
+ *   pl_options_new(&o, pl_train_command("dpo"), pl_train_bases(bases, &c), NULL, &err);
+ *   pl_options_load_yaml(o, "dpo.yaml", &err); pl_options_parse_args(o, argc, argv, &err); pl_options_finish(o, &err);
+ *   pl_train(&c, o, &hooks, &err);
+ */
+#ifndef PLUMB_TRAIN_H
+#define PLUMB_TRAIN_H
+
+#include "plumb/loss.h"
+#include "plumb/machine.h"
+#include "plumb/options.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+enum { PL_SCHED_LINEAR, PL_SCHED_COSINE, PL_SCHED_CONSTANT, PL_SCHED_CONSTANT_WARMUP };
+enum { PL_WHEN_NO, PL_WHEN_STEPS, PL_WHEN_EPOCH };
+enum { PL_STORE_F32, PL_STORE_F16, PL_STORE_BF16, PL_STORE_AUTO };
+enum { PL_SAMPLE_RANDOM, PL_SAMPLE_SEQUENTIAL };
+
+/* Everything a run can be told. Strings are borrowed from the pl_options that filled the struct. */
+typedef struct pl_config {
+    /* model */
+    const char *model_name_or_path;
+    int dtype; /* PL_STORE_*, -1 = as the file */
+    const char *adapter, *ref_model;
+    bool use_peft, use_rslora;
+    int64_t lora_r;
+    double lora_alpha, lora_dropout;
+    pl_strlist lora_target_modules;
+    /* data */
+    const char *dataset_name, *dataset_train_split, *dataset_test_split, *dataset_text_field;
+    const char *eval_data;
+    double eval_split;
+    int64_t max_length, max_prompt_length; /* PL_OPT_NO_I64: none */
+    int seam;                              /* continue, joint, refuse */
+    bool drop_empty;
+    int completion_only_loss;
+    int train_sampling_strategy;
+    int64_t data_seed;
+    /* run directory */
+    const char *output_dir, *run_name;
+    bool overwrite_output_dir, resume;
+    const char *resume_from_checkpoint;
+    const char *cache_dir;
+    /* optimisation */
+    double learning_rate;
+    int64_t per_device_train_batch_size, gradient_accumulation_steps;
+    double num_train_epochs;
+    int64_t max_steps;
+    int lr_scheduler_type;
+    double warmup_steps, warmup_ratio;
+    double max_grad_norm, weight_decay, adam_beta1, adam_beta2, adam_epsilon;
+    int64_t seed;
+    /* objective */
+    int loss_type;
+    pl_loss_params loss;
+    bool disable_dropout, precompute_ref_log_probs;
+    /* machine */
+    int bf16;
+    int gradient_checkpointing;
+    int64_t micro_batch_tokens;
+    /* logging, evaluation, saving */
+    double logging_steps, eval_steps, save_steps;
+    int eval_strategy, save_strategy;
+    bool eval_on_start, load_best_model_at_end;
+    int64_t save_total_limit;
+    const char *metric_for_best_model;
+    int greater_is_better;
+} pl_config;
+
+#define PL_TRAIN_TABLES 3
+/* The commands that train: "dpo", "sft". NULL for another name. */
+const pl_command *pl_train_command(const char *name);
+/* Binds every table of a training command to c; returns bases. */
+void *const *pl_train_bases(void *bases[PL_TRAIN_TABLES], pl_config *c);
+
+typedef struct pl_named_value {
+    const char *name;
+    double value;
+} pl_named_value;
+
+typedef enum pl_train_event_kind {
+    PL_TRAIN_REFERENCE, /* rows of the reference pass: done of total */
+    PL_TRAIN_STEP,      /* an optimizer step ended: done of total; values of this step */
+    PL_TRAIN_LOG,       /* every logging_steps: means over the window, as TRL prints them */
+    PL_TRAIN_EVAL       /* an evaluation ended: its values */
+} pl_train_event_kind;
+
+typedef struct pl_train_event {
+    pl_train_event_kind kind;
+    int64_t done, total;
+    double epoch;
+    const pl_named_value *values; /* borrowed for the call */
+    int64_t nvalues;
+    double eta_seconds, pairs_per_second, tokens_per_second;
+} pl_train_event;
+
+typedef struct pl_train_hooks {
+    void *user;
+    void (*event)(void *user, const pl_train_event *e); /* NULL: none */
+    int (*stop)(void *user); /* polled after each step; non-zero: save and stop. NULL: never */
+} pl_train_hooks;
+
+/* Runs training to its end: PL_E_INTERRUPTED when a stop was asked and a checkpoint was written. `o` is the options
+ * that filled c (for the resolved configuration and error places). Messages go to the log. */
+int pl_train(pl_machine *machine, const char *command, const pl_config *c, const pl_options *o,
+             const pl_train_hooks *hooks, pl_error *err);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+#endif
