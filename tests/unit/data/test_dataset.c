@@ -329,7 +329,7 @@ static void test_words(void **state) {
         fail_msg("%s", log.text);
     pl_dataset_free(d);
 
-    options = (pl_data_options){.preference = true, .max_length = 5};
+    options = (pl_data_options){.preference = true, .max_length = 4};
     log_begin(&log);
     d = load_text("{\"id\":1,\"prompt\":\"Q: What is\",\"chosen\":\"a\",\"rejected\":\"b\"}\n"
                   "{\"prompt\":\"x\",\"chosen\":\"a\",\"rejected\":\"b\",\"score\":2,\"id\":3}\n",
