@@ -1,0 +1,16 @@
+/* kernels/cpu/vec_exp.inc.h: e^x on vectors. x = n ln 2 + r, |r| <= ln 2 / 2; e^r = 1 + r + r^2 q(r) with q of degree 4
+ * (minimax for the relative error, 0.06 ulp), then scaled by 2^n. Measured over all floats in [-104, 89]: at most 1.1
+ * ulp where the result is normal. NaN stays NaN, +infinity and overflow give infinity, -infinity gives 0. */
+
+static inline vf v_exp(vf x) {
+    x = v_min(v_set(89.0f), v_max(v_set(-104.5f), x)); /* constants first: NaN passes through */
+    vf n = v_round(v_mul(x, v_set(1.44269504f)));
+    vf r = v_fnma(n, v_set(0x1.62e4p-1f), x); /* ln 2 in two parts; n times the first is exact */
+    r = v_fnma(n, v_set(0x1.7f7d1cp-20f), r);
+    vf q = v_fma(r, v_set(1.381446724e-03f), v_set(8.368780836e-03f));
+    q = v_fma(q, r, v_set(4.166839272e-02f));
+    q = v_fma(q, r, v_set(1.666651964e-01f));
+    q = v_fma(q, r, v_set(4.999999404e-01f));
+    q = v_fma(q, v_mul(r, r), r);
+    return v_scale2(v_add(q, v_set(1.0f)), n);
+}
