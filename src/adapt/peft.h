@@ -75,6 +75,11 @@ typedef struct pl_peft_site {
  * lm_head. PL_E_OPTION. */
 int pl_peft_match(pl_peft_site *sites, const pl_peft_config *c, const pl_module *modules, int64_t n, pl_error *err);
 
+/* Replaces a new configuration's "all-linear" or missing target by the names it stands for ("down_proj", ...), sorted:
+ * what PEFT writes, and what readers understand that know no "all-linear". A configuration that was read stays as it
+ * is. */
+int pl_peft_config_name_targets(pl_peft_config *c, const pl_module *modules, int64_t n, pl_error *err);
+
 /* Name of the A (which == 'A') or B tensor of a module, into out[112]. */
 void pl_peft_tensor_name(char out[112], const char *module, char which);
 
