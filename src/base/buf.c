@@ -17,7 +17,10 @@ void pl_buf_release(pl_buf *b) {
     *b = (pl_buf){.ceiling = b->ceiling};
 }
 
-void pl_buf_clear(pl_buf *b) { b->len = 0; }
+void pl_buf_clear(pl_buf *b) {
+    b->len = 0;
+    if (b->data) b->data[0] = 0;
+}
 
 int pl_buf_reserve(pl_buf *b, size_t more, pl_error *err) {
     size_t ceiling = b->ceiling ? b->ceiling : DEFAULT_CEILING, need;
@@ -78,7 +81,36 @@ int pl_buf_json_string(pl_buf *b, const char *s, size_t n, pl_error *err) {
     return rc ? rc : pl_buf_puts(b, "\"", err);
 }
 
-/* Python's repr: the shortest %.{1..17}g that reads back; exponent form outside [1e-4, 1e16). */
+/* out is d.ddde-XX: adds one to its last digit, away from zero; 9.99 stays. */
+static void next_decimal(char *out) {
+    char *p = strchr(out, 'e');
+    while (p > out && !(p[-1] >= '0' && p[-1] <= '8')) p--;
+    if (p == out) return;
+    p[-1]++;
+    for (; *p != 'e'; p++)
+        if (*p == '9') *p = '0';
+}
+
+/* The decimal with the fewest digits that reads back as x, d.ddde-XX, into out; returns the number of digits.
+ * 15 digits hold every shorter decimal, so that zeros at their end are all that is too much; a denormal holds fewer.
+ * Below a power of two the gap is half as wide as above: the nearest decimal may miss it where the next one hits. */
+static int shortest(char out[32], double x) {
+    int exponent, digits = fabs(x) < 0x1p-1022 ? 1 : 15;
+    bool power = fabs(frexp(x, &exponent)) == 0.5;
+    for (;; digits++) {
+        snprintf(out, 32, "%.*e", digits - 1, x);
+        if (strtod(out, NULL) == x || digits == 17) break;
+        if (power) next_decimal(out);
+        if (power && strtod(out, NULL) == x) break;
+    }
+    char *e = strchr(out, 'e'), *end = e;
+    for (; digits > 1 && end[-1] == '0'; end--) digits--;
+    if (end[-1] < '0') end--; /* the point */
+    memmove(end, e, strlen(e) + 1);
+    return digits;
+}
+
+/* Python's repr: exponent form outside [1e-4, 1e16). */
 void pl_double_text(char out[32], double x) {
     if (isnan(x)) {
         strcpy(out, "NaN");
@@ -88,14 +120,10 @@ void pl_double_text(char out[32], double x) {
         strcpy(out, x < 0 ? "-Infinity" : "Infinity");
         return;
     }
-    int digits = 1;
-    do snprintf(out, 32, "%.*e", digits - 1, x);
-    while (strtod(out, NULL) != x && ++digits <= 17);
-    int exponent = atoi(strchr(out, 'e') + 1);
-    if (x == 0 || (exponent >= -4 && exponent < 16)) {
-        snprintf(out, 32, "%.*f", PL_MAX(1, digits - 1 - exponent), x);
-        return;
-    }
+    int digits = shortest(out, x), exponent = atoi(strchr(out, 'e') + 1);
+    if (x == 0 || (exponent >= -4 && exponent < 16)) snprintf(out, 32, "%.*f", PL_MAX(1, digits - 1 - exponent), x);
+    for (char *p = out; *p; p++)
+        if (*p == ',') *p = '.'; /* a program may have set a locale */
 }
 
 int pl_buf_json_double(pl_buf *b, double x, pl_error *err) {

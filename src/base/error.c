@@ -5,6 +5,14 @@
 
 #include "base/base.h"
 
+/* A text that was cut must not end inside a code point. */
+static void trim(char *text, size_t size) {
+    size_t n = strlen(text), i = n;
+    if (n + 1 < size) return;
+    while (i > 0 && n - i < 4 && (text[i - 1] & 0xC0) == 0x80) i--;
+    if (i > 0 && (text[i - 1] & 0xC0) == 0xC0) text[i - 1] = 0;
+}
+
 int pl_error_set(pl_error *err, int code, const char *file, int line, const char *format, ...) {
     if (!err) return code;
     va_list ap;
@@ -12,6 +20,7 @@ int pl_error_set(pl_error *err, int code, const char *file, int line, const char
     char text[sizeof err->text];
     vsnprintf(text, sizeof text, format, ap); /* first into a copy: an argument may be the old text */
     va_end(ap);
+    trim(text, sizeof text);
     memcpy(err->text, text, sizeof text);
     err->code = code;
     err->file = file;
@@ -28,6 +37,7 @@ int pl_error_context(pl_error *err, int rc, const char *format, ...) {
     va_end(ap);
     if (n < 0 || (size_t)n + 3 >= sizeof text) return rc; /* a context that long helps nobody */
     snprintf(text + n, sizeof text - (size_t)n, ": %.*s", (int)(sizeof text - (size_t)n - 3), err->text);
+    trim(text, sizeof text);
     memcpy(err->text, text, sizeof text);
     return rc;
 }
