@@ -58,15 +58,23 @@ static void locate(char where[WHERE_BYTES], const char *path, int64_t line) {
 /* --- one row: parallel part
  * ---------------------------------------------------------------------------------------------------- */
 
+static int fail_id(const loader *l, int32_t id, const char *where, pl_error *err) {
+    pl_buf text = {0};
+    size_t n = 0;
+    const char *token = pl_tokenizer_token(l->rule.tok, id, &n);
+    int rc = pl_slice_quote(&text, (pl_slice){token ? token : "", n}, err);
+    if (rc == 0)
+        rc = PL_FAIL(err, PL_E_MISMATCH,
+                     "%s: the tokenizer gives id %" PRId32 " (%s), the model's vocabulary has %" PRId64
+                     " entries: they do not belong together",
+                     where, id, text.data, l->vocab_size);
+    pl_buf_release(&text);
+    return rc;
+}
+
 static int check_ids(const loader *l, const pl_ids *ids, const char *where, pl_error *err) {
-    for (int64_t i = 0; i < ids->n; i++) {
-        if (ids->ids[i] >= 0 && ids->ids[i] < l->vocab_size) continue;
-        const char *token = pl_tokenizer_token(l->rule.tok, ids->ids[i], NULL);
-        return PL_FAIL(err, PL_E_MISMATCH,
-                       "%s: the tokenizer gives id %" PRId32 " (\"%.60s\"), the model's vocabulary has %" PRId64
-                       " entries: they do not belong together",
-                       where, ids->ids[i], token ? token : "", l->vocab_size);
-    }
+    for (int64_t i = 0; i < ids->n; i++)
+        if (ids->ids[i] < 0 || ids->ids[i] >= l->vocab_size) return fail_id(l, ids->ids[i], where, err);
     return 0;
 }
 
@@ -307,8 +315,10 @@ static int log_extra(const loader *l, pl_error *err) {
     if (l->nextra == 0) return 0;
     pl_buf text = {0};
     int rc = 0;
-    for (int64_t i = 0; rc == 0 && i < l->nextra; i++)
-        rc = pl_buf_printf(&text, err, "%s%.60s", i ? ", " : "", l->extra[i]);
+    for (int64_t i = 0; rc == 0 && i < l->nextra; i++) {
+        if (i > 0) rc = pl_buf_puts(&text, ", ", err);
+        if (rc == 0) rc = pl_slice_quote(&text, (pl_slice){l->extra[i], strlen(l->extra[i])}, err);
+    }
     if (rc == 0)
         pl_log(PL_LOG_INFO, "%s: columns that are not used: %s%s", l->path, text.data,
                l->nextra == MAX_EXTRA ? ", ..." : "");

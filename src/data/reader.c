@@ -5,20 +5,29 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "base/utf8.h"
 
 #define MARKER "\n\nAssistant:"
 #define HUMAN "\n\nHuman:"
 #define LISTED_COLUMNS 12
+#define QUOTED_BYTES 60
 
-/* "columns: a, b, c" of a row that lacks what is wanted. */
+int pl_slice_quote(pl_buf *b, pl_slice s, pl_error *err) {
+    size_t n = PL_MIN(s.n, (size_t)QUOTED_BYTES);
+    while (n > 0 && n < s.n && (s.s[n] & 0xc0) == 0x80) n--; /* not inside a character */
+    int rc = pl_buf_json_string(b, s.s, n, err);
+    return rc != 0 || n == s.n ? rc : pl_buf_puts(b, "...", err);
+}
+
+/* The columns of a row that lacks what is wanted. */
 static int fail_columns(const pl_json *row, const char *where, const char *wanted, pl_error *err) {
     pl_buf list = {0};
     int64_t n = 0;
-    int rc = pl_buf_puts(&list, "", err);
-    for (pl_json_iter it = pl_json_first(row); rc == 0 && it.key && n < LISTED_COLUMNS; it = pl_json_next(it), n++)
-        rc = pl_buf_printf(&list, err, "%s\"%.60s\"", n ? ", " : "", it.key);
+    int rc = 0;
+    for (pl_json_iter it = pl_json_first(row); rc == 0 && it.key && n < LISTED_COLUMNS; it = pl_json_next(it), n++) {
+        if (n > 0) rc = pl_buf_puts(&list, ", ", err);
+        if (rc == 0) rc = pl_slice_quote(&list, (pl_slice){it.key, strlen(it.key)}, err);
+    }
     if (rc == 0)
         rc = PL_FAIL(err, PL_E_FORMAT, "%s: %s; this row has %s%s", where, wanted, n ? list.data : "no columns",
                      pl_json_len(row) > n ? ", ..." : "");

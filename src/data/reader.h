@@ -3,6 +3,7 @@
 #ifndef PL_READER_H
 #define PL_READER_H
 
+#include "base/buf.h"
 #include "base/json.h"
 #include "data/dataset.h"
 
@@ -33,6 +34,8 @@ typedef struct pl_row_text {
 int pl_row_form_of(pl_row_form *out, const pl_json *row, const pl_data_options *options, const char *where,
                    pl_error *err);
 int pl_row_read(pl_row_text *out, const pl_json *row, const pl_row_form *form, const char *where, pl_error *err);
+/* Appends s as a JSON string for a message: one line, at most 60 bytes of it. */
+int pl_slice_quote(pl_buf *b, pl_slice s, pl_error *err);
 /* Whether the form uses a column of this name. */
 bool pl_row_form_uses(const pl_row_form *form, const char *column);
 /* What a file of this form holds, for people: "preference pairs". */

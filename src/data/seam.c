@@ -49,22 +49,31 @@ out:
     return rc;
 }
 
+/* " \"text\"" of n ids, for a message. */
+static int quote_ids(pl_buf *b, const pl_seam_rule *rule, const int32_t *ids, int64_t n, pl_error *err) {
+    pl_text text = {0};
+    int rc = pl_tokenizer_decode(rule->tok, ids, n, false, &text, err);
+    if (rc == 0) rc = pl_slice_quote(b, (pl_slice){text.data ? text.data : "", text.len}, err);
+    pl_text_release(&text);
+    return rc;
+}
+
 /* The stop at a seam that is none, with the prompt's own last tokens and what the joint text has in their place. */
 static int refuse(const pl_seam_rule *rule, const pl_seam_ids *s, int64_t a, int64_t k, const char *where,
                   pl_error *err) {
-    pl_text alone = {0}, joint = {0};
-    int64_t from = PL_MIN(k, s->answer[a].n), some = PL_MIN(s->answer[a].n - from, s->prompt.n - k);
-    int rc = pl_tokenizer_decode(rule->tok, s->prompt.ids + k, s->prompt.n - k, false, &alone, err);
-    if (rc == 0) rc = pl_tokenizer_decode(rule->tok, s->answer[a].ids + from, some, false, &joint, err);
-    if (rc == 0)
-        rc = PL_FAIL(
-            err, PL_E_MISMATCH,
-            "%s: tokens merge where prompt and answer %" PRId64
-            " meet: the prompt ends with \"%.60s\" alone, and has \"%.60s\" in its place together with the answer "
-            "(seam: refuse); end the prompt at a token boundary or use another seam rule",
-            where, a, alone.data ? alone.data : "", joint.data ? joint.data : "");
-    pl_text_release(&alone);
-    pl_text_release(&joint);
+    int rc;
+    pl_buf alone = {0}, joint = {0};
+    int64_t own = s->prompt.n - k, some = PL_MIN(s->answer[a].n - k, own);
+    PL_GO(rc, quote_ids(&alone, rule, s->prompt.ids + k, own, err));
+    PL_GO(rc, quote_ids(&joint, rule, s->answer[a].ids + k, some, err));
+    rc = PL_FAIL(err, PL_E_MISMATCH,
+                 "%s: tokens merge where prompt and answer %" PRId64
+                 " meet: the prompt alone ends with %s, with the answer behind it has %s in that place (seam: refuse); "
+                 "end the prompt at a token boundary, or use another seam rule",
+                 where, a, alone.data, joint.data);
+out:
+    pl_buf_release(&alone);
+    pl_buf_release(&joint);
     return rc;
 }
 

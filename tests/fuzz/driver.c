@@ -54,6 +54,7 @@ static void mutate(input *x, const input *seeds, int64_t n, uint64_t *r) {
     const input *other = &seeds[below(r, (size_t)n)];
     size_t from = below(r, other->len + 1);
     char c = tokens[below(r, sizeof tokens - 1)];
+    size_t some = 1 + below(r, 64); /* drawn once: PL_MIN evaluates its arguments twice */
     span = PL_MIN(span, x->len - at);
     switch (below(r, 8)) {
     case 0:
@@ -70,7 +71,7 @@ static void mutate(input *x, const input *seeds, int64_t n, uint64_t *r) {
         memmove(x->data + at, x->data + at + span, x->len - at - span);
         x->len -= span;
         break;
-    case 5: insert(x, at, other->data + from, PL_MIN(other->len - from, 1 + below(r, 64))); break;
+    case 5: insert(x, at, other->data + from, PL_MIN(other->len - from, some)); break;
     case 6:
         for (size_t k = 0; k < 8 && span == 0; k++) insert(x, at, &c, 1); /* runs of one byte, at the end */
         for (size_t k = 0; k < span; k++) x->data[at + k] = c;

@@ -336,7 +336,7 @@ static void test_words(void **state) {
                   &options, tok);
     pl_dataset_log(d, "f");
     log_end();
-    if (!strstr(log.text, "columns that are not used: id, score\n") ||
+    if (!strstr(log.text, "columns that are not used: \"id\", \"score\"\n") ||
         !strstr(log.text, "f: 1 rows dropped: prompt as long as max_length\n") || !strstr(log.text, "debug: "))
         fail_msg("%s", log.text);
     pl_dataset_free(d);
