@@ -5,7 +5,7 @@
 struct pl_gemm {
     const pl_ops *ops; /* borrowed */
 #if PL_GEMM_HAS_DNNL
-    pl_gemm_dnnl *dnnl; /* owned; NULL: the reference multiplies */
+    pl_gemm_blocks *fast; /* owned; NULL: the reference multiplies */
 #endif
 };
 
@@ -15,7 +15,7 @@ int pl_gemm_new(pl_gemm **out, pl_cpu_level level, const pl_ops *ops, pl_error *
     PL_GO(rc, PL_NEW(&g, 1, err));
     g->ops = ops;
 #if PL_GEMM_HAS_DNNL
-    if (level != PL_CPU_GENERIC) PL_GO(rc, pl_gemm_dnnl_new(&g->dnnl, level, err));
+    if (level != PL_CPU_GENERIC) PL_GO(rc, pl_gemm_blocks_new(&g->fast, level, err));
 #else
     PL_UNUSED(level);
 #endif
@@ -29,7 +29,7 @@ out:
 void pl_gemm_free(pl_gemm *g) {
     if (!g) return;
 #if PL_GEMM_HAS_DNNL
-    pl_gemm_dnnl_free(g->dnnl);
+    pl_gemm_blocks_free(g->fast);
 #endif
     pl_free(g);
 }
@@ -56,7 +56,7 @@ int pl_gemm_prepare(pl_gemm *g, const pl_gemm_call *shape, pl_error *err) {
     int rc = check(shape, err);
     if (rc || shape->m == 0 || shape->n == 0) return rc;
 #if PL_GEMM_HAS_DNNL
-    if (g->dnnl) return pl_gemm_dnnl_prepare(g->dnnl, shape, err);
+    if (g->fast) return pl_gemm_blocks_prepare(g->fast, shape, err);
 #endif
     PL_UNUSED(g);
     return 0;
@@ -66,7 +66,7 @@ int pl_gemm_run(pl_gemm *g, const pl_gemm_call *call, pl_error *err) {
     int rc = check(call, err);
     if (rc || call->m == 0 || call->n == 0) return rc;
 #if PL_GEMM_HAS_DNNL
-    if (g->dnnl && call->k > 0) return pl_gemm_dnnl_run(g->dnnl, call, err);
+    if (g->fast && call->k > 0) return pl_gemm_blocks_run(g->fast, call, err);
 #endif
     pl_gemm_ref_run(g->ops, call);
     return 0;
@@ -75,14 +75,14 @@ int pl_gemm_run(pl_gemm *g, const pl_gemm_call *call, pl_error *err) {
 size_t pl_gemm_bytes(const pl_gemm *g) {
     size_t bytes = sizeof *g;
 #if PL_GEMM_HAS_DNNL
-    if (g->dnnl) bytes += pl_gemm_dnnl_bytes(g->dnnl);
+    if (g->fast) bytes += pl_gemm_blocks_bytes(g->fast);
 #endif
     return bytes;
 }
 
 const char *pl_gemm_name(const pl_gemm *g) {
 #if PL_GEMM_HAS_DNNL
-    if (g->dnnl) return pl_gemm_dnnl_name(g->dnnl);
+    if (g->fast) return pl_dnnl_name(pl_gemm_blocks_dnnl(g->fast));
 #endif
     PL_UNUSED(g);
     return "reference";
@@ -90,7 +90,7 @@ const char *pl_gemm_name(const pl_gemm *g) {
 
 bool pl_gemm_native_bf16(const pl_gemm *g) {
 #if PL_GEMM_HAS_DNNL
-    if (g->dnnl) return pl_gemm_dnnl_native_bf16(g->dnnl);
+    if (g->fast) return pl_dnnl_native_bf16(pl_gemm_blocks_dnnl(g->fast));
 #endif
     PL_UNUSED(g);
     return false;

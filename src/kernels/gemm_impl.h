@@ -5,24 +5,54 @@
 #include "kernels/gemm.h"
 
 #if defined(PLUMB_DNNL) && !defined(PL_REAL_IS_DOUBLE)
-#define PL_GEMM_HAS_DNNL 0 /* until gemm_dnnl.c is there */
+#define PL_GEMM_HAS_DNNL 1
 #else
 #define PL_GEMM_HAS_DNNL 0
 #endif
 
-/* The reference product: needs no preparation and no scratch but its stack (about 100 KB a thread). Each element of C
- * is summed by one thread in a fixed order, so its bits do not depend on the thread count. */
+/* gemm_ref.c. Needs no preparation and no scratch but its stack (about 100 KB a thread). Each element of C is summed by
+ * one thread in a fixed order, so its bits do not depend on the thread count. */
 void pl_gemm_ref_run(const pl_ops *ops, const pl_gemm_call *call);
 
 #if PL_GEMM_HAS_DNNL
-typedef struct pl_gemm_dnnl pl_gemm_dnnl;
-int pl_gemm_dnnl_new(pl_gemm_dnnl **out, pl_cpu_level level, pl_error *err);
-void pl_gemm_dnnl_free(pl_gemm_dnnl *d);
-int pl_gemm_dnnl_prepare(pl_gemm_dnnl *d, const pl_gemm_call *shape, pl_error *err);
-int pl_gemm_dnnl_run(pl_gemm_dnnl *d, const pl_gemm_call *call, pl_error *err);
-size_t pl_gemm_dnnl_bytes(const pl_gemm_dnnl *d);
-const char *pl_gemm_dnnl_name(const pl_gemm_dnnl *d);
-bool pl_gemm_dnnl_native_bf16(const pl_gemm_dnnl *d);
+/* What one instruction-set level brings along beside oneDNN, single-threaded, over one row or a few. Stored types are
+ * F32, F16 and BF16; `round` rounds to bf16, nearest even. Rows need element alignment at most. */
+typedef struct pl_gemm_rows {
+    void (*to_f32)(float *y, const void *x, pl_dtype type, bool round, int64_t n);
+    void (*to_bf16)(uint16_t *y, const void *x, pl_dtype type, int64_t n);
+    /* c[i*ldc + j] = or += dot of row i < m <= PL_GEMM_FEW of a and row j < n of b, over k; sums in a fixed order. */
+    void (*dots)(float *c, int64_t ldc, bool add, const float *a, int64_t lda, int64_t m, const void *b, pl_dtype type,
+                 bool round, int64_t ldb, int64_t n, int64_t k);
+} pl_gemm_rows;
+#define PL_GEMM_FEW 4
+extern const pl_gemm_rows pl_gemm_rows_avx2, pl_gemm_rows_avx512; /* kernels/cpu/<level>/gemm_rows.c */
+
+/* gemm_dnnl.c: oneDNN matmul primitives by exact shape; the only file that knows oneDNN. */
+typedef struct pl_dnnl pl_dnnl;
+typedef struct pl_dnnl_shape {
+    int64_t m, n, k;        /* C[m,n] = or += A[m,k] B[k,n], C f32 */
+    int64_t lda, ldb, ldc;  /* row strides of the matrices as they are stored */
+    int64_t a_cols, b_cols; /* 1: A is stored [k,m]; B is stored [n,k] */
+    int64_t bf16;           /* 1: A and B are bf16; 0: f32 */
+    int64_t accumulate;
+} pl_dnnl_shape;
+int pl_dnnl_new(pl_dnnl **out, pl_cpu_level level, pl_error *err);
+void pl_dnnl_free(pl_dnnl *d);
+/* Makes the primitive unless it is there, and multiplies unless c is NULL. */
+int pl_dnnl_multiply(pl_dnnl *d, const pl_dnnl_shape *shape, const void *a, const void *b, float *c, pl_error *err);
+size_t pl_dnnl_bytes(const pl_dnnl *d);
+const char *pl_dnnl_name(const pl_dnnl *d); /* as long as d */
+bool pl_dnnl_native_bf16(const pl_dnnl *d);
+
+/* gemm_blocks.c: a call cut into blocks of tokens and tiles of weights, converted where needed, each given to oneDNN;
+ * and the products with few rows. */
+typedef struct pl_gemm_blocks pl_gemm_blocks;
+int pl_gemm_blocks_new(pl_gemm_blocks **out, pl_cpu_level level, pl_error *err);
+void pl_gemm_blocks_free(pl_gemm_blocks *b);
+int pl_gemm_blocks_prepare(pl_gemm_blocks *b, const pl_gemm_call *shape, pl_error *err);
+int pl_gemm_blocks_run(pl_gemm_blocks *b, const pl_gemm_call *call, pl_error *err);
+size_t pl_gemm_blocks_bytes(const pl_gemm_blocks *b);
+const pl_dnnl *pl_gemm_blocks_dnnl(const pl_gemm_blocks *b);
 #endif
 
 #endif

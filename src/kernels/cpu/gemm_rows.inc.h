@@ -1,0 +1,130 @@
+/* kernels/cpu/gemm_rows.inc.h: pl_gemm_rows (kernels/gemm_impl.h) over the vector vocabulary of vec_*.h, which is
+ * included first.
+ *
+ * dots: decoding multiplies one to four rows with every weight once, so its time is that of reading the weights. It
+ * widens them in registers and keeps several rows of weights in flight. */
+#include <string.h>
+
+#include "kernels/convert.h"
+#include "kernels/gemm_impl.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* The bits of x rounded to a bf16, low half zero; a NaN stays one, quiet. */
+INLINE vi round_bits(vi u) {
+    vi odd = vi_and(vi_shr(u, 16), vi_set(1));
+    vi rounded = vi_and(vi_add(u, vi_add(odd, vi_set(0x7fff))), vi_set(0xffff0000u));
+    vi quiet = vi_and(vi_or(u, vi_set(0x00400000u)), vi_set(0xffff0000u));
+    return vi_select_gt(vi_and(u, vi_set(0x7fffffffu)), vi_set(0x7f800000u), quiet, rounded);
+}
+
+/* VW stored elements from element i as floats. */
+INLINE vf load_stored(const void *x, int64_t i, pl_dtype type, bool round) {
+    const char *p = (const char *)x + (size_t)i * (type == PL_F32 ? 4 : 2);
+    if (type == PL_BF16) return vi_as_vf(vi_shl(v16_widen((const uint16_t *)(const void *)p), 16));
+    vf v = type == PL_F16 ? v16_from_half((const uint16_t *)(const void *)p) : v_load((const float *)(const void *)p);
+    return round ? vi_as_vf(round_bits(vf_as_vi(v))) : v;
+}
+
+/* The same for the n < VW elements that are left, zero behind them. */
+INLINE vf load_stored_n(const void *x, int64_t i, pl_dtype type, bool round, int64_t n) {
+    size_t size = type == PL_F32 ? 4 : 2;
+    uint32_t line[VW] = {0};
+    memcpy(line, (const char *)x + (size_t)i * size, (size_t)n * size);
+    return load_stored(line, 0, type, round);
+}
+
+INLINE void convert_f32(float *y, const void *x, pl_dtype type, bool round, int64_t n) {
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW) v_store(y + i, load_stored(x, i, type, round));
+    if (i < n) v_store_n(y + i, load_stored_n(x, i, type, round, n - i), n - i);
+}
+
+static void to_f32(float *y, const void *x, pl_dtype type, bool round, int64_t n) {
+    switch (type) {
+    case PL_F32: round ? convert_f32(y, x, PL_F32, true, n) : convert_f32(y, x, PL_F32, false, n); break;
+    case PL_F16: round ? convert_f32(y, x, PL_F16, true, n) : convert_f32(y, x, PL_F16, false, n); break;
+    default: convert_f32(y, x, PL_BF16, false, n); break;
+    }
+}
+
+INLINE void convert_bf16(uint16_t *y, const void *x, pl_dtype type, int64_t n) {
+    int64_t i = 0;
+    for (; i + VW <= n; i += VW) v16_narrow(y + i, vi_shr(vf_as_vi(load_stored(x, i, type, true)), 16));
+    if (i < n) {
+        uint16_t line[VW];
+        v16_narrow(line, vi_shr(vf_as_vi(load_stored_n(x, i, type, true, n - i)), 16));
+        memcpy(y + i, line, (size_t)(n - i) * sizeof *y);
+    }
+}
+
+static void to_bf16(uint16_t *y, const void *x, pl_dtype type, int64_t n) {
+    switch (type) {
+    case PL_F32: convert_bf16(y, x, PL_F32, n); break;
+    case PL_F16: convert_bf16(y, x, PL_F16, n); break;
+    default: memcpy(y, x, (size_t)n * sizeof *y); break;
+    }
+}
+
+/* M rows of a with N rows of b; M, N, type and round are constants where it is inlined. Bits do not depend on N. */
+INLINE void dots_tile(float *c, int64_t ldc, bool add, const float *a, int64_t lda, int M, const char *b, pl_dtype type,
+                      bool round, int64_t ldb_bytes, int N, int64_t k) {
+    vf sum[PL_GEMM_FEW][4];
+#pragma GCC unroll 4
+    for (int i = 0; i < M; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++) sum[i][j] = v_zero();
+    int64_t p = 0;
+    for (; p + VW <= k; p += VW) {
+        vf w[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++) w[j] = load_stored(b + j * ldb_bytes, p, type, round);
+#pragma GCC unroll 4
+        for (int i = 0; i < M; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < N; j++) sum[i][j] = v_fma(v_load(a + i * lda + p), w[j], sum[i][j]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < N && p < k; j++) {
+        vf w = load_stored_n(b + j * ldb_bytes, p, type, round, k - p);
+#pragma GCC unroll 4
+        for (int i = 0; i < M; i++) sum[i][j] = v_fma(v_load_n(a + i * lda + p, k - p), w, sum[i][j]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < M; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++) c[i * ldc + j] = (add ? c[i * ldc + j] : 0.0f) + v_sum(sum[i][j]);
+}
+
+INLINE void dots_rows(float *c, int64_t ldc, bool add, const float *a, int64_t lda, int M, const char *b, pl_dtype type,
+                      bool round, int64_t ldb, int64_t n, int64_t k) {
+    const int N = VW == 16 || M <= 2 ? 4 : 2; /* M*N sums and N weights must fit the registers */
+    int64_t bytes = ldb * (type == PL_F32 ? 4 : 2), j = 0;
+    for (; j + N <= n; j += N) dots_tile(c + j, ldc, add, a, lda, M, b + j * bytes, type, round, bytes, N, k);
+    for (; j < n; j++) dots_tile(c + j, ldc, add, a, lda, M, b + j * bytes, type, round, bytes, 1, k);
+}
+
+#define DOTS(name, type, round)                                                                                        \
+    static void name(float *c, int64_t ldc, bool add, const float *a, int64_t lda, int64_t m, const void *b,           \
+                     int64_t ldb, int64_t n, int64_t k) {                                                              \
+        switch (m) {                                                                                                   \
+        case 1: dots_rows(c, ldc, add, a, lda, 1, b, type, round, ldb, n, k); break;                                   \
+        case 2: dots_rows(c, ldc, add, a, lda, 2, b, type, round, ldb, n, k); break;                                   \
+        case 3: dots_rows(c, ldc, add, a, lda, 3, b, type, round, ldb, n, k); break;                                   \
+        default: dots_rows(c, ldc, add, a, lda, 4, b, type, round, ldb, n, k); break;                                  \
+        }                                                                                                              \
+    }
+DOTS(dots_f32, PL_F32, false)
+DOTS(dots_f32_round, PL_F32, true)
+DOTS(dots_f16, PL_F16, false)
+DOTS(dots_f16_round, PL_F16, true)
+DOTS(dots_bf16, PL_BF16, false)
+
+static void dots(float *c, int64_t ldc, bool add, const float *a, int64_t lda, int64_t m, const void *b, pl_dtype type,
+                 bool round, int64_t ldb, int64_t n, int64_t k) {
+    switch (type) {
+    case PL_F32: (round ? dots_f32_round : dots_f32)(c, ldc, add, a, lda, m, b, ldb, n, k); break;
+    case PL_F16: (round ? dots_f16_round : dots_f16)(c, ldc, add, a, lda, m, b, ldb, n, k); break;
+    default: dots_bf16(c, ldc, add, a, lda, m, b, ldb, n, k); break;
+    }
+}
