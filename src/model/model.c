@@ -57,7 +57,7 @@ int pl_model_open(pl_model *out, const char *dir, pl_error *err) {
     PL_GO(rc, pl_tensors_open(&m.files, dir, err));
     PL_GO(rc, pl_arch_bind(&m.tensors, &m.arch, m.params, m.nparams, m.files, err));
     for (int64_t i = 0; i < m.nparams; i++)
-        if (m.params[i].ndim == 1) vectors += m.params[i].rows;
+        m.elements += m.params[i].rows * m.params[i].cols, vectors += m.params[i].ndim == 1 ? m.params[i].rows : 0;
     PL_GO(rc, PL_NEW(&m.small, vectors, err));
     PL_GO(rc, PL_NEW(&layers, m.arch.L, err));
     *out = m;
@@ -71,12 +71,50 @@ out:
 void pl_model_close(pl_model *m) {
     if (!m) return;
     pl_free(m->stored.layers);
+    pl_free(m->converted);
     pl_free(m->small);
     pl_free(m->tensors);
     pl_tensors_close(m->files);
     pl_free(m->params);
     pl_free(m->dir);
     *m = (pl_model){0};
+}
+
+/* Chunks of at most this many elements are widened and rounded at a time. */
+#define CONVERT_CHUNK 4096
+
+static void convert_tensor(pl_tensor *to, void *data, const pl_tensor *from, const pl_ops *ops) {
+    real chunk[CONVERT_CHUNK];
+    size_t in = pl_dtype_bytes(from->dtype), out = pl_dtype_bytes(to->dtype);
+    int64_t n = (int64_t)(from->bytes / in);
+    for (int64_t i = 0; i < n; i += CONVERT_CHUNK) {
+        int64_t k = PL_MIN(CONVERT_CHUNK, n - i);
+        ops->to_real(chunk, (const char *)from->data + (size_t)i * in, from->dtype, k);
+        ops->from_real((char *)data + (size_t)i * out, to->dtype, chunk, k);
+    }
+    to->data = data;
+}
+
+int pl_model_convert(pl_model *m, pl_dtype dtype, const pl_ops *ops, pl_arena *arena, pl_error *err) {
+    int rc = 0;
+    if (!m->converted) PL_GO(rc, PL_NEW(&m->converted, m->nparams, err));
+    for (int64_t i = 0; i < m->nparams; i++) {
+        const pl_tensor *from = pl_tensors_find(m->files, m->params[i].name);
+        pl_tensor *to = &m->converted[i];
+        int64_t n = m->params[i].rows * m->params[i].cols;
+        void *data = NULL;
+        *to = *from;
+        to->dtype = dtype;
+        to->bytes = (size_t)n * pl_dtype_bytes(dtype);
+        PL_GO(rc, pl_arena_take(arena, to->bytes, "weights", &data, err));
+        if (data) {
+            convert_tensor(to, data, from, ops);
+            m->tensors[i] = to;
+        }
+    }
+    if (!arena->measuring) bind_stored(m, m->stored.layers);
+out:
+    return rc;
 }
 
 size_t pl_model_bytes(const pl_model *m) {

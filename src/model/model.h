@@ -18,11 +18,16 @@ typedef struct pl_model {
     const pl_tensor **tensors; /* [nparams] borrowed from files, the array owned */
     pl_weights stored;         /* views of the map; norms and biases converted to real */
     real *small;               /* owned: the converted norms and biases */
+    pl_tensor *converted;      /* owned: the tensors in another type (pl_model_convert), NULL otherwise */
+    int64_t elements;
 } pl_model;
 
 /* Maps the weights, converts norms and biases. Errors name file and tensor. */
 int pl_model_open(pl_model *m, const char *dir, pl_error *err);
 void pl_model_close(pl_model *m); /* safe on zeroed storage */
+/* Stores the frozen weights in `dtype` from now on (rounded once), out of `arena`, tag "weights": tensors and weights
+ * then point there. May be called again over another arena (measuring first, then real). */
+int pl_model_convert(pl_model *m, pl_dtype dtype, const pl_ops *ops, pl_arena *arena, pl_error *err);
 /* Bytes on disk of all tensors. */
 size_t pl_model_bytes(const pl_model *m);
 /* Content hash over names, types, shapes and bytes of all parameters. Reads the whole file. */

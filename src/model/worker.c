@@ -38,10 +38,6 @@ int pl_worker_forward(pl_worker *k, const pl_weights *w, const pl_lora *lora, co
     return rc ? rc : run(k, w, lora, keep, err);
 }
 
-int pl_worker_again(pl_worker *k, const pl_weights *w, const pl_lora *lora, pl_error *err) {
-    return run(k, w, lora, false, err);
-}
-
 int pl_worker_backward(pl_worker *k, pl_trainable *t, pl_error *err) {
     const pl_grads *g = t->is_lora ? NULL : &t->grads;
     int rc = pl_head_backward(&k->head, &t->weights, g, &k->forest, k->c, k->decoder.dx, err);

@@ -33,8 +33,6 @@ int pl_worker_prepare(pl_worker *k, const pl_weights *w, const pl_lora *lora, co
  * follows. */
 int pl_worker_forward(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_dataset *d, const int64_t *rows,
                       int64_t n, int64_t step_index, bool score_prompt, bool keep, pl_error *err);
-/* The same batch again with other weights (the reference). */
-int pl_worker_again(pl_worker *k, const pl_weights *w, const pl_lora *lora, pl_error *err);
 /* Backward of the last forward pass, with k->c filled. */
 int pl_worker_backward(pl_worker *k, pl_trainable *t, pl_error *err);
 

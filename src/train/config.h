@@ -4,6 +4,15 @@
 
 #include "base/base.h"
 #include "base/buf.h"
+#include "base/json.h"
 #include "plumb/train.h"
+
+/* Everything that a resumed run must share with the checkpoint, as a JSON object {"beta": "0.1", …}: all recorded
+ * options but those about saving, logging, evaluation and places (DECISIONS 21). */
+int pl_config_write_fixed(pl_buf *b, const char *command, const pl_config *c, pl_error *err);
+/* Compares with what a checkpoint recorded. PL_E_MISMATCH names each key that differs, then and now. */
+int pl_config_compare(const pl_json *then, const char *command, const pl_config *c, pl_error *err);
+/* Options that contradict each other. `o` tells what the user has set. PL_E_OPTION. */
+int pl_config_check(const pl_config *c, const pl_options *o, pl_error *err);
 
 #endif

@@ -24,7 +24,8 @@ int pl_record_open(pl_record *r, const char *dir, int64_t bytes, pl_error *err) 
     }
     off_t size = lseek(r->fd, 0, SEEK_END);
     if (size < bytes) {
-        rc = PL_FAIL(err, PL_E_MISMATCH, "%s has %lld bytes, the checkpoint counts on %" PRId64, path, (long long)size, bytes);
+        rc = PL_FAIL(err, PL_E_MISMATCH, "%s has %lld bytes, the checkpoint counts on %" PRId64, path, (long long)size,
+                     bytes);
         goto out;
     }
     if (ftruncate(r->fd, bytes) != 0 || lseek(r->fd, bytes, SEEK_SET) < 0)
@@ -56,7 +57,8 @@ static int add_values(pl_buf *b, const pl_values *v, pl_error *err) {
     return rc;
 }
 
-int pl_record_write(pl_record *r, int64_t step, double epoch, const pl_values *values, const pl_values *times, pl_error *err) {
+int pl_record_write(pl_record *r, int64_t step, double epoch, const pl_values *values, const pl_values *times,
+                    pl_error *err) {
     pl_buf *b = &r->line;
     int rc;
     pl_buf_clear(b);

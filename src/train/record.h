@@ -15,7 +15,8 @@ typedef struct pl_record {
 int pl_record_open(pl_record *r, const char *dir, int64_t bytes, pl_error *err);
 void pl_record_close(pl_record *r);
 /* {"step":…, "epoch":…, values…, times…}; written whole. Grows r->bytes. */
-int pl_record_write(pl_record *r, int64_t step, double epoch, const pl_values *values, const pl_values *times, pl_error *err);
+int pl_record_write(pl_record *r, int64_t step, double epoch, const pl_values *values, const pl_values *times,
+                    pl_error *err);
 /* Everything written is on the disk (before a checkpoint that counts on it). */
 int pl_record_sync(pl_record *r, pl_error *err);
 

@@ -1,7 +1,7 @@
 /* reference.c: the reference in words, its cache file, and the pass that fills it.
  *
- * Cache file: "PLUMBREF" | u64 count | count doubles | 32 hex digits of their hash. Its name is the hash of everything that determines the
- * numbers (DECISIONS 8), so a hit needs no further comparison; a damaged file is computed anew. */
+ * Cache file: "PLUMBREF" | u64 count | count doubles | 32 hex digits of their hash. Its name is the hash of everything
+ * that determines the numbers (DECISIONS 8), so a hit needs no further comparison; a damaged file is computed anew. */
 #include "train/reference.h"
 
 #include <stdio.h>
@@ -77,7 +77,9 @@ static int cache_path(char **out, const char *dir, const pl_hash *key, const pl_
     return pl_asprintf(out, err, "%s/reference-%s.bin", dir, name.hex);
 }
 
-static int64_t answers_of(const pl_dataset *d) { return d->n ? d->rows[d->n - 1].first_answer + d->rows[d->n - 1].answers : 0; }
+static int64_t answers_of(const pl_dataset *d) {
+    return d->n ? d->rows[d->n - 1].first_answer + d->rows[d->n - 1].answers : 0;
+}
 
 /* Reads a complete, undamaged cache file; anything else is a miss. */
 static bool read_cache(double *out, int64_t n, const char *path) {
@@ -114,7 +116,8 @@ out:
     return rc;
 }
 
-static int compute(double *scores, pl_reference *r, const pl_dataset *d, pl_progress *progress, void *user, pl_error *err) {
+static int compute(double *scores, pl_reference *r, const pl_dataset *d, pl_progress *progress, void *user,
+                   pl_error *err) {
     int64_t *rows = NULL;
     int rc = PL_NEW(&rows, d->n, err);
     if (rc) return rc;

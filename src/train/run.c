@@ -1,0 +1,332 @@
+/* run.c: the training loop: steps, evaluations, checkpoints, the end. */
+#include "train/run.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/file.h"
+#include "base/rng.h"
+#include "plumb/log.h"
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void emit(const pl_run *r, const pl_train_event *e) {
+    if (r->hooks && r->hooks->event) r->hooks->event(r->hooks->user, e);
+}
+
+static bool asked_to_stop(const pl_run *r) { return r->hooks && r->hooks->stop && r->hooks->stop(r->hooks->user); }
+
+/* --- reference
+ * ------------------------------------------------------------------------------------------------------------------------------
+ */
+
+static int reference_progress(void *user, int64_t done, int64_t total) {
+    const pl_run *r = user;
+    pl_train_event e = {.kind = PL_TRAIN_REFERENCE, .done = done, .total = total};
+    emit(r, &e);
+    return asked_to_stop(r);
+}
+
+static int cache_dir(char **out, const pl_config *c, pl_error *err) {
+    if (c->cache_dir) return pl_strdup(out, c->cache_dir, err);
+    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    if (xdg && *xdg) return pl_asprintf(out, err, "%s/plumb", xdg);
+    return pl_asprintf(out, err, "%s/.cache/plumb", home && *home ? home : "/tmp");
+}
+
+static int precompute(pl_run *r, pl_error *err) {
+    char *dir = NULL;
+    bool hit = false, hit_eval = true;
+    int rc;
+    if (r->reference.kind == PL_REF_NONE || !r->c->precompute_ref_log_probs) return 0;
+    PL_GO(rc, cache_dir(&dir, r->c, err));
+    PL_GO(rc, pl_reference_scores(&r->cached, &hit, &r->reference, r->train, dir, &r->state.reference,
+                                  reference_progress, r, err));
+    if (r->eval)
+        PL_GO(rc, pl_reference_scores(&r->cached_eval, &hit_eval, &r->reference, r->eval, dir, &r->state.reference,
+                                      reference_progress, r, err));
+    pl_log(PL_LOG_INFO,
+           hit && hit_eval ? "reference log-probs: from %s" : "reference log-probs: computed and kept in %s", dir);
+out:
+    pl_free(dir);
+    return rc;
+}
+
+/* --- one step
+ * -------------------------------------------------------------------------------------------------------------------------------
+ */
+
+/* The masks depend on the run's seed and the step alone (DECISIONS 4). */
+static void key_dropout(pl_run *r, int64_t step) {
+    r->policy.lora.dropout_key = pl_rng_mix((uint64_t)r->c->seed, (uint64_t)step);
+}
+
+static int check_step0(const pl_run *r, const pl_totals *t, pl_error *err) {
+    if (!pl_reference_is_initial(&r->reference)) return 0;
+    if (r->policy.lora.dropout > 0) {
+        pl_log(PL_LOG_INFO, "step 0: policy and reference are not compared, because dropout is on");
+        return 0;
+    }
+    if (t->step0 <= 0) return 0;
+    return PL_FAIL(err, PL_E_MISMATCH,
+                   "before the first step policy and reference must agree, but a sequence's log-prob differs by "
+                   "%.3g more than rounding explains: the reference is not the initial policy",
+                   t->step0);
+}
+
+static int optimizer_step(pl_run *r, pl_totals *t, double *norm, double *rate, pl_error *err) {
+    const int64_t *rows = NULL;
+    int64_t n = 0;
+    int rc;
+    PL_GO(rc, pl_schedule_rows(&r->schedule, r->state.step, &rows, &n, err));
+    key_dropout(r, r->state.step);
+    pl_trainable_zero_grads(&r->policy);
+    PL_GO(rc, pl_batcher_run(&r->batcher, t, r->train, r->cached, rows, n, true,
+                             pl_batcher_units(&r->batcher, r->train, rows, n), err));
+    if (r->state.step == 0) PL_GO(rc, check_step0(r, t, err));
+    PL_GO(rc, pl_optimizer_norm(norm, &r->policy, r->backend.ops, err));
+    *rate = pl_schedule_rate(&r->schedule, r->state.step);
+    pl_optimizer_step(&r->optimizer, &r->policy, *norm, *rate, r->backend.ops);
+    r->state.step++;
+    r->state.num_tokens += t->tokens;
+out:
+    return rc ? pl_error_context(err, rc, "step %" PRId64, r->state.step + 1) : 0;
+}
+
+static void step_values(pl_values *v, const pl_run *r, const pl_totals *t, double norm, double rate) {
+    v->n = 0;
+    pl_values_add(v, "", "loss", t->loss / t->units);
+    pl_values_add(v, "", "grad_norm", norm);
+    pl_values_add(v, "", "learning_rate", rate);
+    pl_totals_values(v, t, r->objective, "", r->state.num_tokens);
+}
+
+/* Sums over the steps of a window, for the terminal: TRL's means of per-step values; the last value of what does not
+ * average. */
+typedef struct window {
+    pl_values sum;
+    int64_t steps;
+} window;
+
+static bool takes_last(const char *name) {
+    return strcmp(name, "grad_norm") == 0 || strcmp(name, "learning_rate") == 0 || strcmp(name, "num_tokens") == 0;
+}
+
+static void window_add(window *w, const pl_values *v) {
+    if (w->steps++ == 0) w->sum.n = 0;
+    for (int64_t i = 0; i < v->n; i++) {
+        if (w->steps == 1) pl_values_add(&w->sum, "", v->v[i].name, 0);
+        w->sum.v[i].value = takes_last(v->v[i].name) ? v->v[i].value : w->sum.v[i].value + v->v[i].value;
+    }
+}
+
+static void window_emit(window *w, const pl_run *r, double epoch) {
+    for (int64_t i = 0; i < w->sum.n; i++)
+        if (!takes_last(w->sum.v[i].name)) w->sum.v[i].value /= (double)w->steps;
+    pl_train_event e = {.kind = PL_TRAIN_LOG,
+                        .done = r->state.step,
+                        .total = r->schedule.steps,
+                        .epoch = epoch,
+                        .values = w->sum.v,
+                        .nvalues = w->sum.n};
+    emit(r, &e);
+    w->steps = 0;
+}
+
+/* --- evaluation
+ * ------------------------------------------------------------------------------------------------------------------------------
+ */
+
+static int evaluate(pl_run *r, double epoch, double *best, pl_error *err) {
+    pl_values v = {0}, times = {0};
+    pl_totals t = {0};
+    double start = now();
+    real dropout = r->policy.lora.dropout;
+    r->policy.lora.dropout = 0;
+    int rc = 0;
+    int64_t chunk[256], n = 0;
+    for (int64_t i = 0; rc == 0 && i < r->eval->n; i += n) {
+        for (n = 0; n < PL_LEN(chunk) && i + n < r->eval->n; n++) chunk[n] = i + n;
+        const double *cached = r->cached_eval;
+        rc = pl_batcher_run(&r->batcher, &t, r->eval, cached, chunk, n, false,
+                            pl_batcher_units(&r->batcher, r->eval, chunk, n), err);
+    }
+    r->policy.lora.dropout = dropout;
+    if (rc) return pl_error_context(err, rc, "evaluation after step %" PRId64, r->state.step);
+    double seconds = now() - start;
+    pl_values_add(&v, "eval_", "loss", t.loss / t.units);
+    pl_totals_values(&v, &t, r->objective, "eval_", r->state.num_tokens);
+    pl_values_add(&times, "eval_", "runtime", seconds);
+    pl_values_add(&times, "eval_", "samples_per_second", (double)t.rows / seconds);
+    pl_values_add(&times, "eval_", "tokens_per_second", (double)t.tokens / seconds);
+    pl_train_event e = {.kind = PL_TRAIN_EVAL,
+                        .done = r->state.step,
+                        .total = r->schedule.steps,
+                        .epoch = epoch,
+                        .values = v.v,
+                        .nvalues = v.n};
+    emit(r, &e);
+    *best = NAN;
+    const char *metric = r->c->metric_for_best_model ? r->c->metric_for_best_model : "loss";
+    if (strncmp(metric, "eval_", 5) == 0) metric += 5;
+    for (int64_t i = 0; i < v.n; i++)
+        if (strcmp(v.v[i].name + 5, metric) == 0) *best = v.v[i].value;
+    if (isnan(*best)) return PL_FAIL(err, PL_E_OPTION, "metric_for_best_model: the evaluation has no %s", metric);
+    return pl_record_write(&r->record, r->state.step, epoch, &v, &times, err);
+}
+
+static bool better(const pl_run *r, double value) {
+    const char *metric = r->c->metric_for_best_model ? r->c->metric_for_best_model : "loss";
+    size_t n = strlen(metric);
+    bool greater =
+        r->c->greater_is_better >= 0 ? r->c->greater_is_better : n < 4 || strcmp(metric + n - 4, "loss") != 0;
+    if (r->state.best_step == 0) return true;
+    return greater ? value > r->state.best_value : value < r->state.best_value;
+}
+
+/* --- saving
+ * ------------------------------------------------------------------------------------------------------------------------------------
+ */
+
+static int save(pl_run *r, pl_error *err) {
+    r->state.metrics_bytes = r->record.bytes;
+    int rc = pl_record_sync(&r->record, err);
+    if (rc == 0) rc = pl_checkpoint_save(&r->saver, &r->state, &r->policy, &r->optimizer, err);
+    if (rc == 0) pl_log(PL_LOG_INFO, "saved %s-%s_step%" PRId64, r->run_name, r->command, r->state.step);
+    return rc;
+}
+
+static int finish(pl_run *r, pl_error *err) {
+    char *path = NULL;
+    int rc = 0;
+    if (r->c->load_best_model_at_end && r->state.best_step > 0 && r->state.best_step != r->state.step) {
+        rc = pl_checkpoint_load_weights(&r->saver, r->state.best_step, &r->policy, err);
+        if (rc) return rc;
+        pl_log(PL_LOG_INFO, "the final model is that of step %" PRId64 ", the best evaluation", r->state.best_step);
+    }
+    rc = pl_record_sync(&r->record, err);
+    if (rc == 0) rc = pl_final_save(&r->saver, &r->policy, &path, err);
+    if (rc == 0) pl_log(PL_LOG_INFO, "final model: %s%s", path, r->is_lora ? " (merged), adapter in its adapter/" : "");
+    pl_free(path);
+    return rc;
+}
+
+/* --- the loop
+ * ----------------------------------------------------------------------------------------------------------------------------------
+ */
+
+static int resume(pl_run *r, pl_error *err) {
+    char *path = NULL;
+    const char *from = r->c->resume_from_checkpoint;
+    int rc = 0;
+    bool find = r->c->resume || (from && strcmp(from, "true") == 0);
+    if (find)
+        rc = pl_checkpoint_find(&r->saver, &path, err);
+    else if (from)
+        rc = pl_strdup(&path, from, err);
+    if (rc == 0 && path) rc = pl_checkpoint_load(&r->saver, path, &r->state, &r->policy, &r->optimizer, err);
+    if (rc == 0 && path)
+        pl_log(PL_LOG_INFO, "continuing from %s", path);
+    else if (rc == 0 && find)
+        pl_log(PL_LOG_INFO, "there is no checkpoint to continue from: starting anew");
+    if (rc == 0 && r->state.step > r->schedule.steps)
+        rc = PL_FAIL(err, PL_E_MISMATCH, "the checkpoint is at step %" PRId64 ", the run would end at step %" PRId64,
+                     r->state.step, r->schedule.steps);
+    pl_free(path);
+    return rc ? rc : pl_record_open(&r->record, r->c->output_dir, r->state.metrics_bytes, err);
+}
+
+static int record_step(pl_run *r, const pl_values *v, const pl_totals *t, double epoch, double seconds, double eta,
+                       pl_error *err) {
+    pl_values times = {0};
+    pl_values_add(&times, "", "step_time", seconds);
+    pl_values_add(&times, "", "pairs_per_second", (double)t->rows / seconds);
+    pl_values_add(&times, "", "tokens_per_second", (double)t->tokens / seconds);
+    pl_train_event e = {.kind = PL_TRAIN_STEP,
+                        .done = r->state.step,
+                        .total = r->schedule.steps,
+                        .epoch = epoch,
+                        .values = v->v,
+                        .nvalues = v->n,
+                        .eta_seconds = eta,
+                        .pairs_per_second = (double)t->rows / seconds,
+                        .tokens_per_second = (double)t->tokens / seconds};
+    emit(r, &e);
+    return pl_record_write(&r->record, r->state.step, epoch, v, &times, err);
+}
+
+/* Evaluations and checkpoints that fall due after a step; `stopped` asks for a checkpoint in any case. */
+static int after_step(pl_run *r, double epoch, bool stopped, pl_error *err) {
+    const pl_config *c = r->c;
+    bool last = r->state.step == r->schedule.steps, is_best = false;
+    double every = isnan(c->eval_steps) ? c->logging_steps : c->eval_steps, value = NAN;
+    bool due =
+        c->eval_strategy == PL_WHEN_NO ? last : pl_schedule_due(&r->schedule, c->eval_strategy, every, r->state.step);
+    int rc = 0;
+    if (r->eval && due) {
+        rc = evaluate(r, epoch, &value, err);
+        if (rc) return rc;
+        is_best = better(r, value) && c->load_best_model_at_end;
+    }
+    if (is_best) {
+        r->state.best_step = r->state.step;
+        r->state.best_value = value;
+    }
+    if (is_best || stopped || pl_schedule_due(&r->schedule, c->save_strategy, c->save_steps, r->state.step))
+        rc = save(r, err);
+    return rc;
+}
+
+static int loop(pl_run *r, pl_error *err) {
+    window w = {0};
+    int64_t first = r->state.step, every = pl_schedule_every(&r->schedule, r->c->logging_steps);
+    double start = now(), unused;
+    int rc = 0;
+    if (first == 0 && r->eval && r->c->eval_on_start) rc = evaluate(r, 0, &unused, err);
+    while (rc == 0 && r->state.step < r->schedule.steps) {
+        pl_totals t = {.step0 = -INFINITY};
+        pl_values v = {0};
+        double norm = 0, rate = 0, began = now();
+        PL_GO(rc, optimizer_step(r, &t, &norm, &rate, err));
+        double end = now(), epoch = pl_schedule_epoch(&r->schedule, r->state.step - 1);
+        double eta = (end - start) / (double)(r->state.step - first) * (double)(r->schedule.steps - r->state.step);
+        step_values(&v, r, &t, norm, rate);
+        PL_GO(rc, record_step(r, &v, &t, epoch, end - began, eta, err));
+        window_add(&w, &v);
+        if (r->state.step % every == 0) window_emit(&w, r, epoch);
+        bool stopped = r->state.step < r->schedule.steps && asked_to_stop(r);
+        PL_GO(rc, after_step(r, epoch, stopped, err));
+        if (stopped)
+            return PL_FAIL(err, PL_E_INTERRUPTED, "stopped after step %" PRId64 ", which is saved", r->state.step);
+    }
+    if (rc == 0 && w.steps) window_emit(&w, r, pl_schedule_epoch(&r->schedule, r->state.step - 1));
+out:
+    return rc;
+}
+
+int pl_train(pl_machine *machine, const char *command, const pl_config *c, const pl_options *o,
+             const pl_train_hooks *hooks, pl_error *err) {
+    pl_fp_state fp;
+    pl_run *r = NULL;
+    int rc = PL_NEW(&r, 1, err);
+    if (rc) return rc;
+    pl_fp_enter(&fp);
+    *r = (pl_run){.c = c, .options = o, .hooks = hooks, .command = command, .machine = machine};
+    PL_GO(rc, pl_run_open(r, err));
+    PL_GO(rc, precompute(r, err));
+    PL_GO(rc, resume(r, err));
+    PL_GO(rc, loop(r, err));
+    PL_GO(rc, finish(r, err));
+out:
+    pl_run_close(r);
+    pl_fp_leave(&fp);
+    pl_free(r);
+    return rc;
+}

@@ -1,0 +1,52 @@
+/* train/run.h: everything that one run owns; run_open.c builds it, run.c drives it. */
+#ifndef PL_RUN_H
+#define PL_RUN_H
+
+#include "model/machine.h"
+#include "plumb/tokenizer.h"
+#include "train/batch.h"
+#include "train/checkpoint.h"
+#include "train/record.h"
+#include "train/schedule.h"
+
+typedef struct pl_run {
+    const pl_config *c;
+    const pl_options *options;
+    const pl_train_hooks *hooks;
+    const char *command;
+    pl_machine *machine;
+    pl_backend backend;
+    const pl_objective *objective;
+    char *run_name;
+    int lock; /* file descriptor, -1: none */
+
+    pl_model model;
+    pl_tokenizer *tokenizer;
+    pl_dataset *train, *eval; /* eval may be NULL */
+    pl_peft_config peft;
+    bool is_lora;
+
+    pl_arena model_arena, step_arena;
+    pl_trainable policy;
+    pl_optimizer optimizer;
+    pl_reference reference;
+    pl_worker worker;
+    pl_batcher batcher;
+    double *cached, *cached_eval; /* reference log-probs, NULL when live */
+
+    pl_schedule schedule;
+    pl_saver saver;
+    pl_state state;
+    pl_record record;
+    bool recompute;
+} pl_run;
+
+/* Reads and checks everything, plans and takes the memory, prints the banner. After this only training can fail. */
+int pl_run_open(pl_run *r, pl_error *err);
+void pl_run_close(pl_run *r);
+/* output_dir made, checked and locked (run_dir.c). */
+int pl_run_open_dir(pl_run *r, pl_error *err);
+/* config.yaml in the run directory. */
+int pl_run_write_config(const pl_run *r, pl_error *err);
+
+#endif

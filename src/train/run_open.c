@@ -1,0 +1,380 @@
+/* run_open.c: builds a run: configuration, data, model, reference, memory. Everything that can be refused is refused
+ * here. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "plumb/log.h"
+#include "train/run.h"
+
+static bool set(int64_t option) { return option != PL_OPT_NO_I64; }
+
+/* --- data
+ * -------------------------------------------------------------------------------------------------------------------------------------
+ */
+
+static int check_length(const pl_run *r, pl_error *err) {
+    const pl_arch *a = &r->model.arch;
+    int64_t limit = a->max_position;
+    if (a->rope.kind == PL_ROPE_DYNAMIC) limit = (int64_t)((double)limit * a->rope.factor);
+    if (set(r->c->max_length) && r->c->max_length > limit && r->options &&
+        pl_options_origin(r->options, "max_length") != PL_ORIGIN_DEFAULT)
+        return PL_FAIL(err, PL_E_RANGE, "%s: max_length %" PRId64 " is beyond the model's %" PRId64 " positions",
+                       pl_options_where(r->options, "max_length"), r->c->max_length, limit);
+    return 0;
+}
+
+/* A default that is longer than the model's positions is cut to them, and said. */
+static int64_t length_limit(const pl_run *r) {
+    const pl_arch *a = &r->model.arch;
+    int64_t limit = a->max_position;
+    if (a->rope.kind == PL_ROPE_DYNAMIC) limit = (int64_t)((double)limit * a->rope.factor);
+    if (set(r->c->max_length) && r->c->max_length <= limit) return r->c->max_length;
+    pl_log(PL_LOG_INFO, "max_length: %" PRId64 ", the model's positions", limit);
+    return limit;
+}
+
+static int load_rows(pl_dataset **out, const pl_run *r, const char *name, const char *split, const pl_data_options *o,
+                     pl_error *err) {
+    char *path = NULL;
+    int rc = pl_dataset_resolve(&path, name, split, err);
+    if (rc == 0) rc = pl_dataset_load(out, path, o, r->tokenizer, r->model.arch.V, err);
+    if (rc == 0) pl_dataset_log(*out, path);
+    pl_free(path);
+    return rc;
+}
+
+static int load_data(pl_run *r, pl_error *err) {
+    const pl_config *c = r->c;
+    pl_data_options o = {.preference = r->objective->rows == PL_LOSS_PAIRED,
+                         .seam = (pl_seam)c->seam,
+                         .max_length = length_limit(r),
+                         .max_prompt_length = set(c->max_prompt_length) ? c->max_prompt_length : 0,
+                         .drop_empty = c->drop_empty,
+                         .completion_only_loss = c->completion_only_loss != 0,
+                         .text_field = c->dataset_text_field};
+    int rc;
+    PL_GO(rc, load_rows(&r->train, r, c->dataset_name, c->dataset_train_split, &o, err));
+    if (c->eval_data)
+        PL_GO(rc, load_rows(&r->eval, r, c->eval_data, c->dataset_test_split, &o, err));
+    else if (c->eval_split > 0)
+        PL_GO(rc, pl_dataset_split(r->train, &r->eval, c->eval_split, (uint64_t)c->seed, err));
+    else if (c->eval_strategy != PL_WHEN_NO) {
+        if (!pl_dir_exists(c->dataset_name)) {
+            rc = PL_FAIL(err, PL_E_OPTION, "eval_strategy needs rows to evaluate on: give eval_data or eval_split");
+            goto out;
+        }
+        PL_GO(rc, load_rows(&r->eval, r, c->dataset_name, c->dataset_test_split, &o, err));
+    }
+    if (r->train->n == 0) rc = PL_FAIL(err, PL_E_RANGE, "%s: no rows are left to train on", c->dataset_name);
+    if (rc == 0 && r->eval && r->eval->n == 0) rc = PL_FAIL(err, PL_E_RANGE, "no rows are left to evaluate on");
+out:
+    return rc;
+}
+
+/* --- model, adapter, reference
+ * -------------------------------------------------------------------------------------------------- */
+
+static int open_peft(pl_run *r, pl_error *err) {
+    const pl_config *c = r->c;
+    r->is_lora = c->use_peft || c->adapter;
+    if (!r->is_lora) return 0;
+    pl_peft_config_init(&r->peft);
+    int rc = 0;
+    if (c->adapter) {
+        rc = pl_peft_config_load(&r->peft, c->adapter, err);
+        if (rc) return pl_error_context(err, rc, "adapter %s", c->adapter);
+    } else {
+        r->peft.r = c->lora_r;
+        r->peft.alpha = c->lora_alpha;
+        r->peft.rslora = c->use_rslora;
+        if (c->lora_target_modules.n)
+            rc = pl_peft_config_target(&r->peft, c->lora_target_modules.items, c->lora_target_modules.n, err);
+    }
+    bool from_options =
+        !c->adapter || (r->options && pl_options_origin(r->options, "lora_dropout") != PL_ORIGIN_DEFAULT);
+    if (from_options) r->peft.dropout = c->lora_dropout;
+    return rc;
+}
+
+/* TRL's disable_dropout zeroes LoRA's own dropout too: the same here, and said. */
+static void settle_dropout(pl_run *r) {
+    if (!r->is_lora || !r->c->disable_dropout) return;
+    if (r->peft.dropout > 0)
+        pl_log(PL_LOG_INFO, "lora_dropout %g is off, because disable_dropout is true (set it to false to use dropout)",
+               r->peft.dropout);
+    r->policy.lora.dropout = 0;
+}
+
+static double dropout_in_use(const pl_run *r) { return r->is_lora && !r->c->disable_dropout ? r->peft.dropout : 0; }
+
+static pl_dtype output_dtype(const pl_run *r) {
+    static const pl_dtype types[] = {[PL_STORE_F32] = PL_F32, [PL_STORE_F16] = PL_F16, [PL_STORE_BF16] = PL_BF16};
+    if (r->c->dtype >= 0 && r->c->dtype != PL_STORE_AUTO) return types[r->c->dtype];
+    return r->model.tensors[0]->dtype;
+}
+
+static int open_ref_model(pl_run *r, pl_error *err) {
+    int rc = pl_model_open(&r->reference.model, r->c->ref_model, err);
+    if (rc) return pl_error_context(err, rc, "ref_model");
+    if (r->reference.model.arch.V != r->model.arch.V)
+        return PL_FAIL(err, PL_E_MISMATCH, "ref_model has %" PRId64 " tokens in its vocabulary, the model %" PRId64,
+                       r->reference.model.arch.V, r->model.arch.V);
+    return 0;
+}
+
+static int open_reference(pl_run *r, pl_error *err) {
+    pl_reference *f = &r->reference;
+    if (!r->objective->reference)
+        f->kind = PL_REF_NONE;
+    else if (r->c->ref_model)
+        f->kind = PL_REF_MODEL;
+    else if (!r->is_lora)
+        f->kind = PL_REF_BASE;
+    else
+        f->kind = r->c->adapter ? PL_REF_ADAPTER : PL_REF_ADAPTER_OFF;
+    return f->kind == PL_REF_MODEL ? open_ref_model(r, err) : 0;
+}
+
+/* --- memory
+ * --------------------------------------------------------------------------------------------------------------------------------
+ */
+
+static pl_forest_caps caps_of(const pl_run *r) {
+    pl_forest_caps caps = pl_forest_caps_of(r->train, r->c->micro_batch_tokens, 0);
+    if (!r->eval) return caps;
+    pl_forest_caps e = pl_forest_caps_of(r->eval, r->c->micro_batch_tokens, 0);
+    return (pl_forest_caps){PL_MAX(caps.tokens, e.tokens),   PL_MAX(caps.segments, e.segments),
+                            PL_MAX(caps.targets, e.targets), PL_MAX(caps.sequences, e.sequences),
+                            PL_MAX(caps.ranges, e.ranges),   PL_MAX(caps.trees, e.trees)};
+}
+
+/* The model arena: trained tensors, optimizer, a frozen adapter, weights in another type. Measured first, then taken.
+ */
+static int take_model(pl_run *r, pl_arena *arena, pl_error *err) {
+    int rc;
+    if (output_dtype(r) != r->model.tensors[0]->dtype || r->model.converted)
+        PL_GO(rc, pl_model_convert(&r->model, output_dtype(r), r->backend.ops, arena, err));
+    if (r->is_lora)
+        PL_GO(rc, pl_trainable_lora(&r->policy, &r->model, &r->peft, (uint64_t)r->c->seed, arena, err));
+    else
+        PL_GO(rc, pl_trainable_full(&r->policy, &r->model, arena, err));
+    PL_GO(rc, pl_optimizer_take(&r->optimizer, r->c, &r->policy, arena, err));
+    if (r->reference.kind == PL_REF_ADAPTER && !r->c->precompute_ref_log_probs)
+        PL_GO(rc, pl_lora_open(&r->reference.frozen, &r->model, r->c->adapter, r->backend.ops, arena, err));
+out:
+    return rc;
+}
+
+static int take_step(pl_run *r, pl_arena *arena, pl_error *err) {
+    pl_forest_caps caps = caps_of(r);
+    int64_t rank = r->is_lora ? r->policy.lora.max_r : 0;
+    pl_worker_spec spec = {.caps = caps,
+                           .budget_tok = r->c->micro_batch_tokens,
+                           .training = true,
+                           .recompute = r->recompute,
+                           .full = !r->is_lora,
+                           .max_rank = rank,
+                           .dropout = dropout_in_use(r) > 0};
+    int rc;
+    PL_GO(rc, pl_worker_take(&r->worker, &r->model.arch, &r->backend, &spec, arena, err));
+    PL_GO(rc, pl_batcher_take(&r->batcher, &caps, arena, err));
+    if (r->reference.kind == PL_REF_MODEL) {
+        pl_worker_spec ref = {.caps = caps, .budget_tok = r->c->micro_batch_tokens};
+        PL_GO(rc, pl_worker_take(&r->reference.own_worker, &r->reference.model.arch, &r->backend, &ref, arena, err));
+    }
+out:
+    return rc;
+}
+
+static int measure_step(pl_run *r, size_t *bytes, pl_error *err) {
+    pl_arena m;
+    pl_arena_init_measuring(&m, "step");
+    int rc = take_step(r, &m, err);
+    *bytes = m.peak;
+    return rc;
+}
+
+static int plan_memory(pl_run *r, size_t *model_bytes, size_t *step_bytes, pl_error *err) {
+    pl_arena m;
+    pl_arena_init_measuring(&m, "model");
+    int rc;
+    PL_GO(rc, take_model(r, &m, err));
+    *model_bytes = m.peak;
+    r->recompute = r->c->gradient_checkpointing == 1;
+    PL_GO(rc, measure_step(r, step_bytes, err));
+    int64_t free_bytes = pl_machine_free_bytes();
+    size_t mapped = pl_model_bytes(&r->model);
+    if (r->c->gradient_checkpointing < 0 && *model_bytes + *step_bytes + mapped > (size_t)free_bytes) {
+        r->recompute = true;
+        PL_GO(rc, measure_step(r, step_bytes, err));
+        pl_log(PL_LOG_INFO, "gradient_checkpointing: on, because the activations would not fit in memory otherwise");
+    }
+    if (*model_bytes + *step_bytes + mapped > (size_t)free_bytes)
+        rc = PL_FAIL(err, PL_E_NOMEM,
+                     "the run needs %.2f GB (weights %.2f, trained tensors %.2f, a step %.2f), %.2f GB are free: "
+                     "use a smaller micro_batch_tokens or max_length, gradient_checkpointing, or use_peft",
+                     (double)(*model_bytes + *step_bytes + mapped) / 1e9, (double)mapped / 1e9,
+                     (double)*model_bytes / 1e9, (double)*step_bytes / 1e9, (double)free_bytes / 1e9);
+out:
+    pl_trainable_release(&r->policy);
+    pl_free(r->reference.frozen.modules);
+    r->reference.frozen = (pl_lora){0};
+    return rc;
+}
+
+static int take_memory(pl_run *r, pl_error *err) {
+    size_t model_bytes = 0, step_bytes = 0;
+    int rc;
+    PL_GO(rc, plan_memory(r, &model_bytes, &step_bytes, err));
+    PL_GO(rc, pl_arena_init(&r->model_arena, "model", model_bytes, err));
+    PL_GO(rc, pl_arena_init(&r->step_arena, "step", step_bytes, err));
+    PL_GO(rc, take_model(r, &r->model_arena, err));
+    PL_GO(rc, take_step(r, &r->step_arena, err));
+    pl_arena_touch(&r->model_arena);
+    pl_arena_touch(&r->step_arena);
+    pl_log(PL_LOG_INFO, "memory: weights %.3f GB, trained tensors and optimizer %.3f GB, a step %.3f GB%s",
+           (double)pl_model_bytes(&r->model) / 1e9, (double)model_bytes / 1e9, (double)step_bytes / 1e9,
+           r->recompute ? " (activations recomputed)" : "");
+out:
+    return rc;
+}
+
+/* --- putting it together
+ * ----------------------------------------------------------------------------------------------------------- */
+
+static int fill_policy(pl_run *r, pl_error *err) {
+    if (!r->is_lora)
+        pl_trainable_load_masters(&r->policy, &r->model, r->backend.ops);
+    else if (r->c->adapter) {
+        int rc = pl_trainable_load_adapter(&r->policy, r->c->adapter, r->backend.ops, err);
+        if (rc) return pl_error_context(err, rc, "adapter %s", r->c->adapter);
+    }
+    settle_dropout(r);
+    return 0;
+}
+
+static void bind_reference(pl_run *r) {
+    pl_reference *f = &r->reference;
+    f->worker = f->kind == PL_REF_MODEL ? &f->own_worker : &r->worker;
+    f->weights = f->kind == PL_REF_MODEL ? &f->model.stored : &r->model.stored;
+    f->lora = f->kind == PL_REF_ADAPTER ? &f->frozen : NULL;
+    /* before the first step the policy is the starting adapter itself: a precomputed reference needs no copy of it */
+    if (f->kind == PL_REF_ADAPTER && r->c->precompute_ref_log_probs) f->lora = &r->policy.lora;
+}
+
+static int prepare(pl_run *r, pl_error *err) {
+    const pl_grads *g = r->is_lora ? NULL : &r->policy.grads;
+    int rc = pl_worker_prepare(&r->worker, &r->policy.weights, r->is_lora ? &r->policy.lora : NULL, g, err);
+    if (rc == 0 && r->reference.kind != PL_REF_NONE)
+        rc = pl_worker_prepare(r->reference.worker, r->reference.weights, r->reference.lora, NULL, err);
+    return rc;
+}
+
+static int hash_inputs(pl_run *r, pl_error *err) {
+    pl_machine_report report;
+    pl_machine_describe(r->machine, &report);
+    r->state.data = r->train->hash;
+    r->state.bf16 = r->backend.bf16;
+    r->state.threads = report.threads;
+    snprintf(r->state.level, sizeof r->state.level, "%s", report.level);
+    snprintf(r->state.gemm, sizeof r->state.gemm, "%s", report.gemm);
+    int rc = pl_model_hash(&r->state.model, &r->model, err);
+    if (rc || r->reference.kind == PL_REF_NONE) return rc;
+    pl_hash model = r->state.model;
+    if (r->reference.kind == PL_REF_MODEL) rc = pl_model_hash(&model, &r->reference.model, err);
+    return rc ? rc
+              : pl_reference_key(&r->state.reference, &r->reference, &model, r->c->adapter, r->machine, r->backend.bf16,
+                                 r->c->micro_batch_tokens, err);
+}
+
+static void banner(const pl_run *r) {
+    char sentence[1024];
+    pl_machine_report m;
+    pl_machine_describe(r->machine, &m);
+    pl_log(PL_LOG_INFO, "model: %s (%s, %.1f M parameters, %s), training %s: %.2f M parameters", r->model.dir,
+           r->model.arch.family, (double)r->model.elements / 1e6, pl_dtype_name(r->model.tensors[0]->dtype),
+           r->is_lora ? "a LoRA adapter" : "all weights", (double)r->policy.elements / 1e6);
+    if (r->reference.kind != PL_REF_NONE) {
+        pl_reference_sentence(sentence, sizeof sentence, &r->reference, r->c);
+        pl_log(PL_LOG_INFO, "%s", sentence);
+    }
+    pl_log(PL_LOG_INFO, "precision: bf16 %s%s; %s, %s, %" PRId64 " thread%s", r->backend.bf16 ? "true" : "false",
+           r->backend.bf16 && !m.native_bf16 ? " (rounded, but multiplied in f32: this machine has no native bf16)"
+                                             : "",
+           m.level, m.gemm, m.threads, m.threads == 1 ? "" : "s");
+    pl_log(PL_LOG_INFO, "%" PRId64 " rows, %" PRId64 " steps of %" PRId64 " rows, %g epochs", r->train->n,
+           r->schedule.steps, r->schedule.batch * r->schedule.accumulation,
+           (double)r->schedule.steps / (double)r->schedule.steps_per_epoch);
+}
+
+static void fill_saver(pl_run *r) {
+    r->saver = (pl_saver){.command = r->command,
+                          .out_dir = r->c->output_dir,
+                          .run_name = r->run_name,
+                          .config = r->c,
+                          .model = &r->model,
+                          .peft = r->is_lora ? &r->peft : NULL,
+                          .dtype = output_dtype(r),
+                          .ops = r->backend.ops,
+                          .keep = set(r->c->save_total_limit) ? r->c->save_total_limit : 0};
+}
+
+static void fill_batcher(pl_run *r) {
+    r->batcher.objective = r->objective;
+    r->batcher.params = r->c->loss;
+    r->batcher.worker = &r->worker;
+    r->batcher.policy = &r->policy;
+    r->batcher.reference = &r->reference;
+    r->batcher.score_prompt = r->train->kind == PL_DATA_COMPLETION && r->c->completion_only_loss == 0;
+}
+
+int pl_run_open(pl_run *r, pl_error *err) {
+    int rc;
+    r->lock = r->record.fd = -1;
+    r->backend = pl_machine_backend(r->machine, r->c->bf16);
+    const pl_command *cmd = pl_train_command(r->command);
+    if (!cmd) return PL_FAIL(err, PL_E_OPTION, "%s is no training command", r->command);
+    bool paired = strcmp(r->command, "dpo") == 0;
+    r->objective = paired ? pl_objective_find("sigmoid", PL_LOSS_PAIRED) : pl_objective_find("nll", PL_LOSS_SINGLE);
+    PL_GO(rc, pl_config_check(r->c, r->options, err));
+    PL_GO(rc, pl_model_open(&r->model, r->c->model_name_or_path, err));
+    PL_GO(rc, check_length(r, err));
+    PL_GO(rc, pl_tokenizer_open(&r->tokenizer, r->c->model_name_or_path, err));
+    PL_GO(rc, open_peft(r, err));
+    PL_GO(rc, open_reference(r, err));
+    PL_GO(rc, load_data(r, err));
+    PL_GO(rc, pl_schedule_init(&r->schedule, r->c, r->train->n, err));
+    PL_GO(rc, pl_run_open_dir(r, err));
+    PL_GO(rc, take_memory(r, err));
+    PL_GO(rc, fill_policy(r, err));
+    bind_reference(r);
+    fill_batcher(r);
+    fill_saver(r);
+    PL_GO(rc, prepare(r, err));
+    PL_GO(rc, hash_inputs(r, err));
+    PL_GO(rc, pl_run_write_config(r, err));
+    banner(r);
+out:
+    return rc;
+}
+
+void pl_run_close(pl_run *r) {
+    pl_record_close(&r->record);
+    pl_schedule_release(&r->schedule);
+    pl_free(r->cached);
+    pl_free(r->cached_eval);
+    pl_reference_release(&r->reference);
+    pl_trainable_release(&r->policy);
+    pl_arena_release(&r->step_arena);
+    pl_arena_release(&r->model_arena);
+    if (r->is_lora) pl_peft_config_release(&r->peft);
+    pl_dataset_free(r->eval);
+    pl_dataset_free(r->train);
+    pl_tokenizer_free(r->tokenizer);
+    pl_model_close(&r->model);
+    pl_free(r->run_name);
+    if (r->lock >= 0) close(r->lock);
+}
