@@ -240,26 +240,22 @@ static void count_row(pl_data_report *r, const slot *s) {
     note(&r->double_bos, s->double_bos, s->number);
 }
 
-/* The tokens on both sides of a seam, for whoever looks at a debug log: "t"|":" + " It"|" is" */
+/* The tokens on both sides of a seam, as the vocabulary writes them, for whoever looks at a debug log. */
 static int show_seam(loader *l, const slot *s, pl_error *err) {
     enum { SHOWN = 4 };
     int rc = 0;
-    pl_text piece = {0};
     pl_buf text = {0};
-    int64_t last = s->prompt_first + s->prompt_count;
-    for (int64_t i = PL_MAX(s->prompt_first, last - SHOWN); i < last + SHOWN; i++) {
-        int64_t at = s->ids.start[0] + i - last;
-        if (i >= last && at >= s->ids.start[0] + s->answer_count[0]) break;
-        const int32_t *id = i < last ? &s->ids.prompt.ids[i] : &s->ids.answer[0].ids[at];
-        piece.len = 0;
-        PL_GO(rc, pl_tokenizer_decode(l->rule.tok, id, 1, false, &piece, err));
-        if (text.len > 0 || i == last) PL_GO(rc, pl_buf_puts(&text, i == last ? " + " : "|", err));
-        PL_GO(rc, pl_buf_json_string(&text, piece.data ? piece.data : "", piece.len, err));
+    int64_t last = s->prompt_first + s->prompt_count, first = PL_MAX(s->prompt_first, last - SHOWN);
+    for (int64_t i = first; i < last + PL_MIN(s->answer_count[0], (int64_t)SHOWN); i++) {
+        int32_t id = i < last ? s->ids.prompt.ids[i] : s->ids.answer[0].ids[s->ids.start[0] + i - last];
+        size_t n = 0;
+        const char *token = pl_tokenizer_token(l->rule.tok, id, &n);
+        if (i > first || i == last) PL_GO(rc, pl_buf_puts(&text, i == last ? " + " : "|", err));
+        PL_GO(rc, pl_slice_quote(&text, (pl_slice){token ? token : "", n}, err));
     }
     pl_log(PL_LOG_DEBUG, "%s:%" PRId64 ": seam %s", l->path, s->number, text.data ? text.data : "");
     l->shown++;
 out:
-    pl_text_release(&piece);
     pl_buf_release(&text);
     return rc;
 }
