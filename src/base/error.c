@@ -4,13 +4,18 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "base/utf8.h"
 
-/* A text that was cut must not end inside a code point. */
-static void trim(char *text, size_t size) {
-    size_t n = strlen(text), i = n;
-    if (n + 1 < size) return;
-    while (i > 0 && n - i < 4 && (text[i - 1] & 0xC0) == 0x80) i--;
-    if (i > 0 && (text[i - 1] & 0xC0) == 0xC0) text[i - 1] = 0;
+/* Messages quote files of strangers and are cut at fixed lengths: control characters, which could drive a terminal, and
+ * bytes that are not UTF-8 (half a code point) become '?'. */
+static void clean(char *text) {
+    size_t n = strlen(text);
+    for (size_t i = 0; i < n;) {
+        uint32_t c;
+        size_t k = pl_utf8_decode(text + i, n - i, &c);
+        if (k == 0 || c < 0x20 || (c >= 0x7F && c < 0xA0)) memset(text + i, '?', k ? k : 1);
+        i += k ? k : 1;
+    }
 }
 
 int pl_error_set(pl_error *err, int code, const char *file, int line, const char *format, ...) {
@@ -20,7 +25,7 @@ int pl_error_set(pl_error *err, int code, const char *file, int line, const char
     char text[sizeof err->text];
     vsnprintf(text, sizeof text, format, ap); /* first into a copy: an argument may be the old text */
     va_end(ap);
-    trim(text, sizeof text);
+    clean(text);
     memcpy(err->text, text, sizeof text);
     err->code = code;
     err->file = file;
@@ -37,7 +42,7 @@ int pl_error_context(pl_error *err, int rc, const char *format, ...) {
     va_end(ap);
     if (n < 0 || (size_t)n + 3 >= sizeof text) return rc; /* a context that long helps nobody */
     snprintf(text + n, sizeof text - (size_t)n, ": %.*s", (int)(sizeof text - (size_t)n - 3), err->text);
-    trim(text, sizeof text);
+    clean(text);
     memcpy(err->text, text, sizeof text);
     return rc;
 }
