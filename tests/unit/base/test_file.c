@@ -155,7 +155,7 @@ static void long_lines(void **state) {
     char *text = NULL;
     pl_error e;
     assert_int_equal(PL_NEW(&text, N, &e), 0);
-    for (int i = 0; i < N; i++) text[i] = i % 300000 == 299999 ? '\n' : (char)('a' + i * 7 % 26);
+    for (int i = 0; i < N; i++) text[i] = (char)(i % 300000 == 299999 ? '\n' : 'a' + i * 7 % 26);
     for (int gzip = 0; gzip < 2; gzip++) {
         unlink(path);
         if (gzip)
