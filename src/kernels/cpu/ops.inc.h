@@ -15,10 +15,15 @@
 #include "kernels/cpu/mlp.inc.h"
 #include "kernels/cpu/norm.inc.h"
 
+#include "kernels/cpu/attn.inc.h"
+
+#include "kernels/cpu/attn_bwd.inc.h"
+
 static void add_vector_ops(pl_ops *ops) {
     add_elem_ops(ops);
     add_convert_ops(ops);
     add_norm_ops(ops);
     add_mlp_ops(ops);
     add_head_ops(ops);
+    add_attn_ops(ops);
 }

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "kernels/convert.h"
+#include "unit/kernels/ops_attn.h"
 #include "unit/kernels/ops_harness.h"
 
 #define EPS ((double)FLT_EPSILON)
@@ -553,6 +554,7 @@ LEVEL_TEST(heads)
 LEVEL_TEST(dropouts)
 LEVEL_TEST(adamws)
 LEVEL_TEST(conversions)
+LEVEL_TEST(attentions)
 
 static void test_levels(void **state) {
     PL_UNUSED(state);
@@ -617,6 +619,7 @@ int main(void) {
         cmocka_unit_test(test_dropouts),
         cmocka_unit_test(test_adamws),
         cmocka_unit_test(test_conversions),
+        cmocka_unit_test(test_attentions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,270 @@
+/* kernels/cpu/attn.inc.h: attention forward over key ranges, in one pass over the keys (online softmax,
+ * arXiv:2205.14135).
+ *
+ * A task is a block of columns of one run and one key/value head; a column is a query of the run and one of the heads
+ * that share the key/value head, so that grouped heads read k and v once. Columns lie in the lanes of vectors: every
+ * product is C[rows, columns] += A B with A read by broadcast straight from k or v, whatever their stride and head
+ * size, and the softmax needs no sums across lanes. Tasks are independent and write different rows: bits do not depend
+ * on threads. A NaN or infinity in v may reach queries of the same block that do not see its key (0 * NaN). */
+
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define INLINED static inline __attribute__((always_inline))
+
+#define KEYS 64          /* rows of a tile of scores */
+#define MAX_COLUMNS 48   /* columns of a tile */
+#define TILE_FLOATS 6144 /* D * columns <= this */
+
+/* Tiles of queries and outputs stay in the second-level cache, and four of them on a thread's stack. */
+static int64_t tile_columns(int64_t D) { return D <= 128 ? MAX_COLUMNS : 16; }
+
+/* c[m,:] (+)= sum_k A(m,k) b[k,:] for M rows and NV vectors in registers; A(m,k) = a[m*ars + k*aks]; ld: row stride of
+ * b and c. */
+INLINED void tile_core(float *c, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ld, int64_t K,
+                       bool accumulate, const int M, const int NV) {
+    vf s[TILE_ROWS][TILE_VECS];
+    UNROLL for (int m = 0; m < M; m++) {
+        UNROLL for (int v = 0; v < NV; v++) s[m][v] = accumulate ? v_load(c + m * ld + v * VW) : v_zero();
+    }
+    for (int64_t k = 0; k < K; k++, a += aks, b += ld) {
+        vf x[TILE_VECS];
+        UNROLL for (int v = 0; v < NV; v++) x[v] = v_load(b + v * VW);
+        UNROLL for (int m = 0; m < M; m++) {
+            vf y = v_set(a[m * ars]);
+            UNROLL for (int v = 0; v < NV; v++) s[m][v] = v_fma(y, x[v], s[m][v]);
+        }
+    }
+    UNROLL for (int m = 0; m < M; m++) { UNROLL for (int v = 0; v < NV; v++) v_store(c + m * ld + v * VW, s[m][v]); }
+}
+
+#define TILE_CASE(m)                                                                                                   \
+    case m: tile_core(c, a, ars, aks, b, ld, K, accumulate, m, NV); break
+INLINED void tile_rows(float *c, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ld, int64_t K,
+                       bool accumulate, int64_t M, const int NV) {
+    switch (M) {
+        TILE_CASE(1);
+        TILE_CASE(2);
+        TILE_CASE(3);
+        TILE_CASE(4);
+        TILE_CASE(5);
+        TILE_CASE(6);
+#if TILE_ROWS > 6
+        TILE_CASE(7);
+        TILE_CASE(8);
+#endif
+    default: break;
+    }
+}
+
+static void tile_rows_1(float *c, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ld, int64_t K,
+                        bool accumulate, int64_t M) {
+    tile_rows(c, a, ars, aks, b, ld, K, accumulate, M, 1);
+}
+static void tile_rows_2(float *c, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ld, int64_t K,
+                        bool accumulate, int64_t M) {
+    tile_rows(c, a, ars, aks, b, ld, K, accumulate, M, 2);
+}
+#if TILE_VECS > 2
+static void tile_rows_3(float *c, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ld, int64_t K,
+                        bool accumulate, int64_t M) {
+    tile_rows(c, a, ars, aks, b, ld, K, accumulate, M, 3);
+}
+#endif
+
+/* The whole product: M rows, nv vectors. */
+static void tile_product(float *c, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ld, int64_t M,
+                         int64_t nv, int64_t K, bool accumulate) {
+    for (int64_t m = 0; m < M; m += TILE_ROWS) {
+        int64_t rows = PL_MIN(TILE_ROWS, M - m);
+        for (int64_t v = 0; v < nv; v += TILE_VECS) {
+            float *cm = c + m * ld + v * VW;
+            const float *am = a + m * ars, *bv = b + v * VW;
+            int64_t vectors = PL_MIN(TILE_VECS, nv - v);
+            if (vectors == 1)
+                tile_rows_1(cm, am, ars, aks, bv, ld, K, accumulate, rows);
+            else if (vectors == 2)
+                tile_rows_2(cm, am, ars, aks, bv, ld, K, accumulate, rows);
+#if TILE_VECS > 2
+            else
+                tile_rows_3(cm, am, ars, aks, bv, ld, K, accumulate, rows);
+#endif
+        }
+    }
+}
+
+/* The columns of a task: column c0 + l is query i = (c0 + l) / G of the run, head g * G + (c0 + l) % G. */
+typedef struct attn_cols {
+    const pl_attn *a;
+    const pl_attn_run *run;
+    int64_t G, g, c0, nc; /* heads per key/value head; that head; first column; count */
+    int64_t ld, nv;       /* row stride of tiles; vectors in use */
+} attn_cols;
+
+static int64_t col_query(const attn_cols *t, int64_t lane) { return (t->c0 + lane) / t->G; }
+static int64_t col_head(const attn_cols *t, int64_t lane) { return t->g * t->G + (t->c0 + lane) % t->G; }
+static int64_t col_offset(const attn_cols *t, int64_t lane, int64_t stride) {
+    return (t->run->q_first + col_query(t, lane)) * stride + col_head(t, lane) * t->a->D;
+}
+
+/* tile[d][lane] = factor * x[row of lane][d]; unused lanes are 0. */
+static void cols_pack(float *tile, const float *x, int64_t stride, float factor, const attn_cols *t) {
+    int64_t D = t->a->D;
+    for (int64_t lane = 0; lane < t->nv * VW; lane++) {
+        const float *row = lane < t->nc ? x + col_offset(t, lane, stride) : NULL;
+        for (int64_t d = 0; d < D; d++) tile[d * t->ld + lane] = row ? row[d] * factor : 0.0f;
+    }
+}
+
+/* x[row of lane][d] = tile[d][lane] * factor[lane]. */
+static void cols_unpack(float *x, int64_t stride, const float *tile, const float *factor, const attn_cols *t) {
+    int64_t D = t->a->D;
+    for (int64_t lane = 0; lane < t->nc; lane++) {
+        float *row = x + col_offset(t, lane, stride), f = factor[lane];
+        for (int64_t d = 0; d < D; d++) row[d] = tile[d * t->ld + lane] * f;
+    }
+}
+
+/* limit[lane]: the last of the run's own keys that the lane sees. */
+static void cols_limits(float *limit, const attn_cols *t) {
+    for (int64_t lane = 0; lane < t->nv * VW; lane++)
+        limit[lane] = (float)(t->run->own_past + col_query(t, PL_MIN(lane, t->nc - 1)));
+}
+
+/* Walks over the keys of a task in blocks of at most KEYS: first the run's ranges, then its own up to the last query's.
+ * own >= 0: index among the run's own keys of the block's first, where some lane does not see all of the block. */
+typedef struct key_walk {
+    int64_t span, at;        /* position */
+    int64_t row, count, own; /* the block */
+} key_walk;
+
+static bool walk_next(key_walk *w, const attn_cols *t) {
+    const pl_attn_run *run = t->run;
+    for (; w->span <= run->range_count; w->span++, w->at = 0) {
+        bool is_own = w->span == run->range_count;
+        int64_t last = run->own_past + col_query(t, t->nc - 1), first = run->own_past + col_query(t, 0);
+        pl_key_range r = {run->own_first, last + 1};
+        if (!is_own) r = t->a->ranges[run->range_first + w->span];
+        if (w->at >= r.count) continue;
+        w->row = r.first + w->at;
+        w->count = PL_MIN(KEYS, r.count - w->at);
+        w->own = is_own && w->at + w->count - 1 > first ? w->at : -1;
+        w->at += w->count;
+        return true;
+    }
+    return false;
+}
+
+/* Turns scores s [n][ld] of one vector of lanes into exp(s - new maximum); updates maximum and sum; returns exp(old -
+ * new). */
+static vf softmax_lanes(float *s, int64_t ld, int64_t n, int64_t own, vf limit, float *max, float *sum) {
+    vf old = v_load(max), top = old, top2 = old;
+    if (own >= 0) {
+        for (int64_t j = 0; j < n; j++) {
+            vf z = v_select(v_le(v_set((float)(own + j)), limit), v_load(s + j * ld), v_set(-INFINITY));
+            v_store(s + j * ld, z);
+        }
+    }
+    int64_t j = 0;
+    for (; j + 2 <= n; j += 2) {
+        top = v_max(v_load(s + j * ld), top); /* a NaN is passed over; it shows in the sum */
+        top2 = v_max(v_load(s + (j + 1) * ld), top2);
+    }
+    if (j < n) top = v_max(v_load(s + j * ld), top);
+    top = v_max(top, top2);
+    vf scale = v_exp(v_sub(old, top)), total = v_mul(v_load(sum), scale);
+    for (j = 0; j < n; j++) {
+        vf e = v_exp(v_sub(v_load(s + j * ld), top));
+        v_store(s + j * ld, e);
+        total = v_add(total, e);
+    }
+    v_store(max, top);
+    v_store(sum, total);
+    return scale;
+}
+
+typedef struct attn_fwd_tiles {
+    _Alignas(64) float q[TILE_FLOATS], o[TILE_FLOATS], s[KEYS * MAX_COLUMNS];
+    _Alignas(64) float max[MAX_COLUMNS], sum[MAX_COLUMNS], limit[MAX_COLUMNS], inverse[MAX_COLUMNS];
+} attn_fwd_tiles;
+
+static void fwd_block(attn_fwd_tiles *f, const float *k, const float *v, const attn_cols *t, const key_walk *w,
+                      bool first) {
+    int64_t kv = t->a->kv_stride, D = t->a->D, ld = t->ld, at = w->row * kv + t->g * D;
+    tile_product(f->s, k + at, kv, 1, f->q, ld, w->count, t->nv, D, false);
+    for (int64_t c = 0; c < t->nv * VW; c += VW) {
+        vf scale = softmax_lanes(f->s + c, ld, w->count, w->own, v_load(f->limit + c), f->max + c, f->sum + c);
+        if (first || v_mask_bits(v_eq(scale, v_set(1.0f))) == v_mask_bits(v_mask_n(VW))) continue;
+        for (int64_t d = 0; d < D; d++) v_store(f->o + d * ld + c, v_mul(v_load(f->o + d * ld + c), scale));
+    }
+    tile_product(f->o, v + at, 1, kv, f->s, ld, D, t->nv, w->count, !first);
+}
+
+static void fwd_task(float *o, float *lse, const float *q, const float *k, const float *v, const attn_cols *t) {
+    attn_fwd_tiles f;
+    bool first = true;
+    cols_pack(f.q, q, t->a->q_stride, t->a->scale, t);
+    cols_limits(f.limit, t);
+    for (int64_t lane = 0; lane < t->nv * VW; lane++) f.max[lane] = -INFINITY, f.sum[lane] = 0;
+    for (key_walk w = {0}; walk_next(&w, t); first = false) fwd_block(&f, k, v, t, &w, first);
+    for (int64_t lane = 0; lane < t->nc; lane++) {
+        f.inverse[lane] = 1 / f.sum[lane];
+        if (lse)
+            lse[(t->run->q_first + col_query(t, lane)) * t->a->H + col_head(t, lane)] = f.max[lane] + logf(f.sum[lane]);
+    }
+    cols_unpack(o, t->a->o_stride, f.o, f.inverse, t);
+}
+
+/* Tasks are numbered through the runs; each thread walks forward with its own cursor. */
+typedef struct task_cursor {
+    int64_t run, base; /* base: number of the run's first task */
+} task_cursor;
+
+static bool task_seek(attn_cols *t, task_cursor *c, const pl_attn *a, int64_t task) {
+    int64_t G = a->H / a->KV, width = tile_columns(a->D);
+    for (; c->run < a->nruns; c->run++) {
+        int64_t cols = a->runs[c->run].q_count * G, tasks = (cols + width - 1) / width * a->KV;
+        if (task >= c->base + tasks) {
+            c->base += tasks;
+            continue;
+        }
+        int64_t c0 = (task - c->base) / a->KV * width, nc = PL_MIN(width, cols - c0);
+        *t = (attn_cols){a, a->runs + c->run, G, (task - c->base) % a->KV, c0, nc, width, (nc + VW - 1) / VW};
+        return true;
+    }
+    return false;
+}
+
+/* Multiply-adds of one of the two products, at most. */
+static int64_t attn_work(const pl_attn *a) {
+    int64_t pairs = 0;
+    for (int64_t r = 0; r < a->nruns; r++) {
+        const pl_attn_run *run = a->runs + r;
+        int64_t keys = run->own_past + run->q_count;
+        for (int64_t s = 0; s < run->range_count; s++) keys += a->ranges[run->range_first + s].count;
+        pairs += run->q_count * keys;
+    }
+    return pairs * a->H * a->D;
+}
+
+#define ATTN_SERIAL 100000 /* multiply-adds: a few microseconds */
+
+static void op_attn(float *o, float *lse, const float *q, const float *k, const float *v, const pl_attn *a) {
+    int64_t next = 0;
+    bool threads = attn_work(a) > ATTN_SERIAL;
+    PL_UNUSED(threads);
+#pragma omp parallel if (threads)
+    {
+        task_cursor cursor = {0, 0};
+        attn_cols t;
+        for (;;) {
+            int64_t task;
+#pragma omp atomic capture
+            task = next++;
+            if (!task_seek(&t, &cursor, a, task)) break;
+            fwd_task(o, lse, q, k, v, &t);
+        }
+    }
+}
