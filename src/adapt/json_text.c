@@ -56,7 +56,7 @@ static int add_object(pl_buf *b, const pl_json *v, int depth, pl_error *err) {
     int rc = PL_NEW(&pairs, PL_MAX(pl_json_len(v), 1), err);
     if (rc) return rc;
     for (pl_json_iter it = pl_json_first(v); it.key; it = pl_json_next(it)) pairs[n++] = (pair){it.key, it.value};
-    qsort(pairs, (size_t)n, sizeof *pairs, by_key);
+    if (depth == 0) qsort(pairs, (size_t)n, sizeof *pairs, by_key);
     PL_GO(rc, pl_buf_puts(b, "{", err));
     for (int64_t i = 0; i < n; i++) {
         if (i) PL_GO(rc, pl_buf_puts(b, ",", err));
