@@ -1,0 +1,45 @@
+#!/bin/bash
+# check.sh CMAKE BUILD_DIR CC LIBDIR: installs into a temporary prefix and uses what is there.
+set -euo pipefail
+cmake=$1 build=$2 cc=$3 libdir=$4
+here=$(cd "$(dirname "$0")" && pwd)
+prefix=$(mktemp -d "${TMPDIR:-/tmp}/plumb-install-XXXXXX")
+trap 'rm -rf "$prefix"' EXIT
+die() { echo "check.sh: $*" >&2; exit 1; }
+
+"$cmake" --install "$build" --prefix "$prefix" >"$prefix/log" || { cat "$prefix/log"; die "cmake --install failed"; }
+export PKG_CONFIG_PATH=$prefix/$libdir/pkgconfig LD_LIBRARY_PATH=$prefix/$libdir
+read -ra cflags < <(pkg-config --cflags plumb)
+read -ra libs < <(pkg-config --libs plumb)
+read -ra static_libs < <(pkg-config --static --libs plumb)
+
+# Each header stands alone.
+for header in "$prefix"/include/plumb/*.h; do
+  echo "#include <plumb/$(basename "$header")>" | "$cc" -std=c17 -Wall -Wextra -Werror -fsyntax-only "${cflags[@]}" -x c - ||
+    die "$(basename "$header") does not compile alone"
+done
+
+# What the headers declare is what the library exports.
+for header in "$prefix"/include/plumb/*.h; do
+  "$cc" -fpreprocessed -dD -E -P "$header"
+done | grep -v '^#' | tr '\n' ' ' | grep -oE '\bpl_[a-z0-9_]+ *\(' | tr -d ' (' | sort -u >"$prefix/declared"
+nm -D --defined-only "$prefix/$libdir/libplumb.so" | sed -nE 's/.* [TDRB] (pl_[a-z0-9_]+)$/\1/p' | sort -u >"$prefix/exported"
+for header in "$prefix"/include/plumb/*.h; do
+  sed -nE 's/.*static inline .*\b(pl_[a-z0-9_]+)\(.*/\1/p; s/^typedef .*\b(pl_[a-z0-9_]+)\(.*/\1/p' "$header"
+done | sort -u >"$prefix/inline"
+missing=$(comm -23 "$prefix/declared" "$prefix/exported" | comm -23 - "$prefix/inline")
+[ -z "$missing" ] || die "declared in a public header, but not exported (visibility push(default)?): $missing"
+
+"$cc" -std=c17 "${cflags[@]}" "$here/user.c" -o "$prefix/user-shared" "${libs[@]}"
+"$prefix/user-shared" || die "the program with the shared library failed: $?"
+"$cc" -std=c17 "${cflags[@]}" "$here/user.c" -o "$prefix/user-static" "${static_libs[@]/#-lplumb/-l:libplumb.a}"
+"$prefix/user-static" || die "the program with the static library failed: $?"
+ldd "$prefix/user-static" | grep -q libplumb && die "the static program uses the shared library"
+
+[ -e "$prefix/share/doc/plumb/LICENSE" ] || die "no LICENSE"
+if [ -e "$build/plumb" ]; then
+  "$prefix/bin/plumb" --version >/dev/null || die "the installed program does not run"
+  [ -s "$prefix/share/man/man1/plumb.1" ] || die "no man page"
+  bash -n "$prefix/share/bash-completion/completions/plumb" || die "no completion, or a broken one"
+fi
+echo "installed: $(find "$prefix" -type f -o -type l | wc -l) files"
