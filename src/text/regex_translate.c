@@ -14,8 +14,11 @@
 #define NOT_SPACE                                                                                                      \
     "\\x00-\\x08\\x0e-\\x1f\\x21-\\x84\\x86-\\x9f\\xa1-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"                \
     "\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
+/* \w is alphabetic, marks, decimal digits, connectors, and six more numbers, for Oniguruma's Latin-1 table is another
+ * one */
 #define WORD                                                                                                           \
-    "\\p{L}\\p{M}\\p{N}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\xb2\\xb3\\xb9\\xbc-\\xbe\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"              \
+    "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
 #define MAX_GROUPS 64
 
 typedef struct translation {
