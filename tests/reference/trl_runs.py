@@ -50,7 +50,7 @@ RUNS = {
                               "eval_steps": 10, "per_device_eval_batch_size": 8, "weight_decay": 0.01}),
     "sft_full": ("sft", SFT),
     "sft_text": ("sft", {**SFT, "dataset_name": "texts", "model_name_or_path": "qwen2", "weight_decay": 0.01}),
-    "sft_lora": ("sft", {**SFT, **LORA, "lora_dropout": 0.0, "learning_rate": 2.0e-2}),
+    "sft_lora": ("sft", {**SFT, **LORA, "lora_dropout": 0.0, "learning_rate": 3.0e-3}),
     "sft_accum": ("sft", {**SFT, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}),
     "sft_eval": ("sft", {**SFT, "eval_strategy": "steps", "eval_steps": 10, "per_device_eval_batch_size": 8,
                          "lr_scheduler_type": "cosine", "warmup_steps": 0.1}),
