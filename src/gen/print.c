@@ -1,21 +1,6 @@
 /* print.c: a completion as a JSON line. */
-#include "base/buf.h"
+#include "gen/json_lists.h"
 #include "plumb/generate.h"
-
-static int add_ids(pl_buf *b, const char *key, const int32_t *ids, int64_t n, pl_error *err) {
-    int rc = pl_buf_printf(b, err, ",\"%s\":[", key);
-    for (int64_t i = 0; rc == 0 && i < n; i++) rc = pl_buf_printf(b, err, "%s%d", i ? "," : "", ids[i]);
-    return rc ? rc : pl_buf_puts(b, "]", err);
-}
-
-static int add_logps(pl_buf *b, const float *logps, int64_t n, pl_error *err) {
-    int rc = pl_buf_puts(b, ",\"logps\":[", err);
-    for (int64_t i = 0; rc == 0 && i < n; i++) {
-        if (i) rc = pl_buf_puts(b, ",", err);
-        if (rc == 0) rc = pl_buf_json_double(b, (double)logps[i], err);
-    }
-    return rc ? rc : pl_buf_puts(b, "]", err);
-}
 
 static int add_completion(pl_buf *b, const pl_completion *c, bool ids, pl_error *err) {
     int rc;
@@ -28,9 +13,9 @@ static int add_completion(pl_buf *b, const pl_completion *c, bool ids, pl_error 
     PL_GO(rc, pl_buf_json_string(b, c->text, c->text_len, err));
     PL_GO(rc, pl_buf_printf(b, err, ",\"tokens\":%" PRId64 ",\"finish\":\"%s\"", c->tokens, pl_finish_name(c->finish)));
     if (ids) {
-        PL_GO(rc, add_ids(b, "prompt_ids", c->prompt_ids, c->prompt_tokens, err));
-        PL_GO(rc, add_ids(b, "ids", c->ids, c->tokens, err));
-        PL_GO(rc, add_logps(b, c->logps, c->tokens, err));
+        PL_GO(rc, pl_buf_json_ids(b, "prompt_ids", c->prompt_ids, c->prompt_tokens, err));
+        PL_GO(rc, pl_buf_json_ids(b, "ids", c->ids, c->tokens, err));
+        PL_GO(rc, pl_buf_json_floats(b, "logps", c->logps, c->tokens, err));
     }
     PL_GO(rc, pl_buf_puts(b, "}\n", err));
 out:
