@@ -1,4 +1,5 @@
-/* fuzz_adapter.c: any bytes as adapter_config.json. What is taken must print, parse again, and match modules or say why not. */
+/* fuzz_adapter.c: any bytes as adapter_config.json. What is taken must print, parse again, and match modules or say why
+ * not. */
 #include <string.h>
 
 #include "adapt/peft.h"

@@ -1,4 +1,5 @@
-/* fuzz_safetensors.c: any bytes as a safetensors file. What is taken must lie inside the input, cover it, and be found by name. */
+/* fuzz_safetensors.c: any bytes as a safetensors file. What is taken must lie inside the input, cover it, and be found
+ * by name. */
 #include <string.h>
 
 #include "base/utf8.h"

@@ -144,7 +144,7 @@ static void writes_weights(void **state) {
     pl_error e;
     pl_arch a, b;
     pl_param_spec *p = NULL;
-    int64_t n;
+    int64_t n = 0;
     pl_tensors *ts = NULL, *again = NULL;
     source s = {0};
     const pl_tensor **bound = NULL;

@@ -375,7 +375,7 @@ static void golden_models(void **state) {
         pl_tensors *ts = NULL;
         pl_param_spec *p = NULL;
         const pl_tensor **bound = NULL;
-        int64_t n, elements;
+        int64_t n = 0, elements = 0;
         if (pl_arch_load(&a, dir, &e) || pl_tensors_open(&ts, dir, &e) || pl_arch_params(&p, &n, &a, &e) ||
             pl_arch_bind(&bound, &a, p, n, ts, &e) || pl_arch_elements(&elements, &a, &e))
             fail_msg("%s: %s", names[i], e.text);
