@@ -24,7 +24,8 @@
 #define TOKENS 1024
 #define WIDTH 2048
 #define ELEMS ((int64_t)TOKENS * WIDTH)
-#define HEADS 16
+#define HEADS 14 /* heads of Qwen2.5-0.5B */
+#define KV_HEADS 2
 #define HEAD 64
 #define MAX_SAMPLES 64
 
@@ -35,7 +36,7 @@ typedef struct bench_data {
     int32_t ids[TOKENS];
     int64_t list[TOKENS];
     uint64_t row_ids[TOKENS];
-    pl_attn whole, decode, pairs;
+    pl_attn whole, decode, decode_mha, pairs;
 } bench_data;
 
 typedef struct bench_op {
@@ -94,6 +95,7 @@ OP(b_adamw) {
 }
 OP(b_attn) { ops->attn(d->x[0], d->rows, d->x[1], d->x[2], d->x[3], &d->whole); }
 OP(b_attn_pairs) { ops->attn(d->x[0], d->rows, d->x[1], d->x[2], d->x[3], &d->pairs); }
+OP(b_attn_mha) { ops->attn(d->x[0], NULL, d->x[1], d->x[2], d->x[3], &d->decode_mha); }
 OP(b_attn_decode) { ops->attn(d->x[0], NULL, d->x[1], d->x[2], d->x[3], &d->decode); }
 
 static void attn_bwd(const pl_ops *ops, bench_data *d, const pl_attn *a) {
@@ -110,6 +112,7 @@ OP(b_attn_bwd_pairs) { attn_bwd(ops, d, &d->pairs); }
 #define WHOLE_PAIRS ((double)TOKENS * (TOKENS + 1) / 2)
 #define TREE_PAIRS (110.0 * 111 / 2 + 40 * 110.0 + 40.0 * 41 / 2 + 49 * 110.0 + 49.0 * 50 / 2)
 #define HD ((double)HEADS * HEAD)
+#define KV_BYTES (8.0 * KV_HEADS * HEAD * TOKENS)
 
 static const bench_op bench_ops[] = {
     {"add", b_add, ELEMS, 12.0 * ELEMS, 0},
@@ -140,7 +143,8 @@ static const bench_op bench_ops[] = {
     {"attn_bwd 1024", b_attn_bwd, 0, 0, 10 * HD *WHOLE_PAIRS},
     {"attn pairs", b_attn_pairs, 0, 0, TREES * 4 * HD *TREE_PAIRS},
     {"attn_bwd pairs", b_attn_bwd_pairs, 0, 0, TREES * 10 * HD *TREE_PAIRS},
-    {"attn, one token", b_attn_decode, 0, 8.0 * HD *TOKENS, 4 * HD *TOKENS},
+    {"attn, token, MHA", b_attn_mha, 0, KV_BYTES *HEADS / KV_HEADS, 4 * HD *TOKENS},
+    {"attn, one token", b_attn_decode, 0, KV_BYTES, 4 * HD *TOKENS},
 };
 
 /* --- the limits
@@ -251,9 +255,10 @@ static int data_make(bench_data *d, pl_error *err) {
         tree_runs[3 * i + 1] = (pl_attn_run){row + 110, 40, row + 110, 0, i, 1};
         tree_runs[3 * i + 2] = (pl_attn_run){row + 150, 49, row + 150, 0, i, 1};
     }
-    d->whole =
-        (pl_attn){TOKENS, HEADS, HEADS, HEAD, HEADS * HEAD, HEADS * HEAD, HEADS * HEAD, 0.125f, 1, &whole_run, NULL};
+    d->whole = (pl_attn){TOKENS,       HEADS,  KV_HEADS, HEAD,       HEADS * HEAD, KV_HEADS * HEAD,
+                         HEADS * HEAD, 0.125f, 1,        &whole_run, NULL};
     d->decode = d->whole, d->decode.T = 1, d->decode.runs = &decode_run;
+    d->decode_mha = d->decode, d->decode_mha.KV = HEADS, d->decode_mha.kv_stride = HEADS * HEAD;
     d->pairs = d->whole, d->pairs.nruns = PL_LEN(tree_runs), d->pairs.runs = tree_runs, d->pairs.ranges = tree_ranges;
 out:
     return rc;

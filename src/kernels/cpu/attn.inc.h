@@ -95,6 +95,32 @@ static void tile_product(float *c, const float *a, int64_t ars, int64_t aks, con
     }
 }
 
+/* tile[d][lane] = factor * rows[lane][d] for n lanes; the lanes up to a whole vector are 0. */
+static void lanes_pack(float *tile, int64_t ld, const float *const *rows, int64_t n, int64_t D, float factor) {
+    vf r[VW], f = v_set(factor);
+    for (int64_t c = 0; c < n; c += VW) {
+        EACH_VECTOR(d, k, D) {
+            for (int64_t i = 0; i < VW; i++) r[i] = c + i < n ? v_mul(f, v_get(rows[c + i] + d, k)) : v_zero();
+            v_transpose(r);
+            for (int64_t i = 0; i < k; i++) v_store(tile + (d + i) * ld + c, r[i]);
+        }
+    }
+}
+
+/* rows[lane][d] = tile[d][lane] * factor[lane]; rows that are NULL are passed over. */
+static void lanes_unpack(float *const *rows, const float *tile, int64_t ld, int64_t n, int64_t D, const float *factor) {
+    vf r[VW];
+    for (int64_t c = 0; c < n; c += VW) {
+        vf f = v_get(factor + c, PL_MIN(VW, n - c));
+        EACH_VECTOR(d, k, D) {
+            for (int64_t i = 0; i < VW; i++) r[i] = i < k ? v_mul(f, v_load(tile + (d + i) * ld + c)) : v_zero();
+            v_transpose(r);
+            for (int64_t i = 0; i < PL_MIN(VW, n - c); i++)
+                if (rows[c + i]) v_put(rows[c + i] + d, r[i], k);
+        }
+    }
+}
+
 /* The columns of a task: column c0 + l is query i = (c0 + l) / G of the run, head g * G + (c0 + l) % G. */
 typedef struct attn_cols {
     const pl_attn *a;
@@ -111,20 +137,16 @@ static int64_t col_offset(const attn_cols *t, int64_t lane, int64_t stride) {
 
 /* tile[d][lane] = factor * x[row of lane][d]; unused lanes are 0. */
 static void cols_pack(float *tile, const float *x, int64_t stride, float factor, const attn_cols *t) {
-    int64_t D = t->a->D;
-    for (int64_t lane = 0; lane < t->nv * VW; lane++) {
-        const float *row = lane < t->nc ? x + col_offset(t, lane, stride) : NULL;
-        for (int64_t d = 0; d < D; d++) tile[d * t->ld + lane] = row ? row[d] * factor : 0.0f;
-    }
+    const float *rows[MAX_COLUMNS];
+    for (int64_t lane = 0; lane < t->nc; lane++) rows[lane] = x + col_offset(t, lane, stride);
+    lanes_pack(tile, t->ld, rows, t->nc, t->a->D, factor);
 }
 
 /* x[row of lane][d] = tile[d][lane] * factor[lane]. */
 static void cols_unpack(float *x, int64_t stride, const float *tile, const float *factor, const attn_cols *t) {
-    int64_t D = t->a->D;
-    for (int64_t lane = 0; lane < t->nc; lane++) {
-        float *row = x + col_offset(t, lane, stride), f = factor[lane];
-        for (int64_t d = 0; d < D; d++) row[d] = tile[d * t->ld + lane] * f;
-    }
+    float *rows[MAX_COLUMNS];
+    for (int64_t lane = 0; lane < t->nc; lane++) rows[lane] = x + col_offset(t, lane, stride);
+    lanes_unpack(rows, tile, t->ld, t->nc, t->a->D, factor);
 }
 
 /* limit[lane]: the last of the run's own keys that the lane sees. */
@@ -155,6 +177,40 @@ static bool walk_next(key_walk *w, const attn_cols *t) {
         return true;
     }
     return false;
+}
+
+/* How many keys of the block some lane of vector c sees: a staircase under the diagonal. */
+typedef struct key_stairs {
+    int64_t n[MAX_COLUMNS / VW];
+} key_stairs;
+
+static key_stairs stairs_of(const key_walk *w, const attn_cols *t) {
+    key_stairs s;
+    for (int64_t c = 0; c < t->nv; c++) {
+        int64_t last = t->run->own_past + col_query(t, PL_MIN((c + 1) * VW, t->nc) - 1) - w->own;
+        s.n[c] = w->own < 0 ? w->count : PL_MAX(0, PL_MIN(w->count, last + 1));
+    }
+    return s;
+}
+
+/* Scores: c[key][lane] = sum_d keys[key][d] x[d][lane], where the staircase reaches. */
+static void stairs_scores(float *c, const float *keys, const float *x, const key_stairs *s, const attn_cols *t) {
+    int64_t kv = t->a->kv_stride;
+    for (int64_t v = 0, done = 0; v < t->nv; done = s->n[v++])
+        tile_product(c + done * t->ld + v * VW, keys + done * kv, kv, 1, x + v * VW, t->ld, s->n[v] - done, t->nv - v,
+                     t->a->D, false);
+}
+
+/* Outputs: o[d][lane] (+)= sum_key keys[key][d] s[key][lane], over the same. The first step of a first block reaches
+ * all lanes. */
+static void stairs_sums(float *o, const float *keys, const float *x, const key_stairs *s, const attn_cols *t,
+                        bool first) {
+    int64_t kv = t->a->kv_stride;
+    for (int64_t v = 0, done = 0; v < t->nv; done = s->n[v++]) {
+        if (s->n[v] == done) continue;
+        tile_product(o + v * VW, keys + done * kv, 1, kv, x + done * t->ld + v * VW, t->ld, t->a->D, t->nv - v,
+                     s->n[v] - done, !(first && done == 0));
+    }
 }
 
 /* Turns scores s [n][ld] of one vector of lanes into exp(s - new maximum); updates maximum and sum; returns exp(old -
@@ -192,14 +248,16 @@ typedef struct attn_fwd_tiles {
 
 static void fwd_block(attn_fwd_tiles *f, const float *k, const float *v, const attn_cols *t, const key_walk *w,
                       bool first) {
-    int64_t kv = t->a->kv_stride, D = t->a->D, ld = t->ld, at = w->row * kv + t->g * D;
-    tile_product(f->s, k + at, kv, 1, f->q, ld, w->count, t->nv, D, false);
+    int64_t D = t->a->D, ld = t->ld, at = w->row * t->a->kv_stride + t->g * D;
+    key_stairs stairs = stairs_of(w, t);
+    stairs_scores(f->s, k + at, f->q, &stairs, t);
     for (int64_t c = 0; c < t->nv * VW; c += VW) {
-        vf scale = softmax_lanes(f->s + c, ld, w->count, w->own, v_load(f->limit + c), f->max + c, f->sum + c);
+        if (stairs.n[c / VW] == 0) continue;
+        vf scale = softmax_lanes(f->s + c, ld, stairs.n[c / VW], w->own, v_load(f->limit + c), f->max + c, f->sum + c);
         if (first || v_mask_bits(v_eq(scale, v_set(1.0f))) == v_mask_bits(v_mask_n(VW))) continue;
         for (int64_t d = 0; d < D; d++) v_store(f->o + d * ld + c, v_mul(v_load(f->o + d * ld + c), scale));
     }
-    tile_product(f->o, v + at, 1, kv, f->s, ld, D, t->nv, w->count, !first);
+    stairs_sums(f->o, v + at, f->s, &stairs, t, first);
 }
 
 static void fwd_task(float *o, float *lse, const float *q, const float *k, const float *v, const attn_cols *t) {
@@ -217,6 +275,57 @@ static void fwd_task(float *o, float *lse, const float *q, const float *k, const
     cols_unpack(o, t->a->o_stride, f.o, f.inverse, t);
 }
 
+/* --- few columns: one new token of a sequence
+ * ------------------------------------------------------------------------------------- With the columns in the lanes
+ * most lanes would idle: here the head dimension lies in the lanes, a column at a time. */
+#define FEW_COLUMNS 4
+
+/* o[0 .. D) = o * scale + sum_j p[j] v[j]. */
+static void few_sums(float *o, const float *v, int64_t stride, const float *p, int64_t n, int64_t D, float scale) {
+    EACH_VECTOR(d, k, D) {
+        vf even = v_mul(v_get(o + d, k), v_set(scale)), odd = v_zero();
+        int64_t j = 0;
+        for (; j + 2 <= n; j += 2) {
+            even = v_fma(v_set(p[j]), v_get(v + j * stride + d, k), even);
+            odd = v_fma(v_set(p[j + 1]), v_get(v + (j + 1) * stride + d, k), odd);
+        }
+        if (j < n) even = v_fma(v_set(p[j]), v_get(v + j * stride + d, k), even);
+        v_put(o + d, v_add(even, odd), k);
+    }
+}
+
+static void few_column(float *o, float *lse, const float *q, const float *k, const float *v, const attn_cols *t) {
+    const pl_attn *a = t->a;
+    float p[KEYS], max = -INFINITY, total = 0;
+    for (int64_t d = 0; d < a->D; d++) o[d] = 0;
+    for (key_walk w = {0}; walk_next(&w, t);) {
+        int64_t at = w.row * a->kv_stride + t->g * a->D;
+        for (int64_t j = 0; j < w.count; j++) p[j] = a->scale * sum_products(q, k + at + j * a->kv_stride, NULL, a->D);
+        float top = row_max(p, w.count, max), scale = expf(max - top);
+        vf s = v_zero();
+        EACH_VECTOR(j, n, w.count) {
+            vf e = v_select(v_mask_n(n), v_exp(v_sub(v_get(p + j, n), v_set(top))), v_zero());
+            s = v_add(s, e);
+            v_put(p + j, e, n);
+        }
+        few_sums(o, v + at, a->kv_stride, p, w.count, a->D, scale);
+        total = total * scale + v_sum(s);
+        max = top;
+    }
+    scale_span(o, 1 / total, a->D);
+    if (lse) *lse = max + logf(total);
+}
+
+static void few_task(float *o, float *lse, const float *q, const float *k, const float *v, const attn_cols *t) {
+    for (int64_t lane = 0; lane < t->nc; lane++) {
+        attn_cols one = *t;
+        one.c0 += lane, one.nc = 1;
+        int64_t row = t->run->q_first + col_query(t, lane), head = col_head(t, lane);
+        few_column(o + row * t->a->o_stride + head * t->a->D, lse ? lse + row * t->a->H + head : NULL,
+                   q + row * t->a->q_stride + head * t->a->D, k, v, &one);
+    }
+}
+
 /* Tasks are numbered through the runs; each thread walks forward with its own cursor. */
 typedef struct task_cursor {
     int64_t run, base; /* base: number of the run's first task */
@@ -230,7 +339,9 @@ static bool task_seek(attn_cols *t, task_cursor *c, const pl_attn *a, int64_t ta
             c->base += tasks;
             continue;
         }
-        int64_t c0 = (task - c->base) / a->KV * width, nc = PL_MIN(width, cols - c0);
+        int64_t block = (task - c->base) / a->KV, vectors = (cols + VW - 1) / VW; /* shared out evenly */
+        int64_t c0 = pl_cut(vectors, block, tasks / a->KV) * VW;
+        int64_t nc = PL_MIN(cols, pl_cut(vectors, block + 1, tasks / a->KV) * VW) - c0;
         *t = (attn_cols){a, a->runs + c->run, G, (task - c->base) % a->KV, c0, nc, width, (nc + VW - 1) / VW};
         return true;
     }
@@ -264,7 +375,10 @@ static void op_attn(float *o, float *lse, const float *q, const float *k, const 
 #pragma omp atomic capture
             task = next++;
             if (!task_seek(&t, &cursor, a, task)) break;
-            fwd_task(o, lse, q, k, v, &t);
+            if (t.nc <= FEW_COLUMNS)
+                few_task(o, lse, q, k, v, &t);
+            else
+                fwd_task(o, lse, q, k, v, &t);
         }
     }
 }

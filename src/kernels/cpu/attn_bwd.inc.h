@@ -18,9 +18,9 @@ typedef struct attn_dq_tiles {
 } attn_dq_tiles;
 
 /* s := exp(s - lse) (dp - delta), 0 where the lane does not see the key. */
-static void dq_scores(attn_dq_tiles *f, const attn_cols *t, const key_walk *w, int64_t c) {
+static void dq_scores(attn_dq_tiles *f, const attn_cols *t, const key_walk *w, int64_t n, int64_t c) {
     vf lse = v_load(f->lse + c), delta = v_load(f->delta + c), limit = v_load(f->limit + c);
-    for (int64_t j = 0; j < w->count; j++) {
+    for (int64_t j = 0; j < n; j++) {
         float *s = f->s + j * t->ld + c;
         vf ds = v_mul(v_exp(v_sub(v_load(s), lse)), v_sub(v_load(f->dp + j * t->ld + c), delta));
         if (w->own >= 0) ds = v_select(v_le(v_set((float)(w->own + j)), limit), ds, v_zero());
@@ -31,7 +31,6 @@ static void dq_scores(attn_dq_tiles *f, const attn_cols *t, const key_walk *w, i
 static void dq_task(const attn_grad *g, const attn_cols *t) {
     attn_dq_tiles f;
     const pl_attn *a = t->a;
-    int64_t kv = a->kv_stride, D = a->D, ld = t->ld;
     bool first = true;
     cols_pack(f.q, g->q, a->q_stride, a->scale, t);
     cols_pack(f.d_o, g->d_o, a->o_stride, 1.0f, t);
@@ -41,11 +40,12 @@ static void dq_task(const attn_grad *g, const attn_cols *t) {
         f.lse[lane] = g->lse[at], f.delta[lane] = g->delta[at], f.factor[lane] = a->scale;
     }
     for (key_walk w = {0}; walk_next(&w, t); first = false) {
-        int64_t at = w.row * kv + t->g * D;
-        tile_product(f.s, g->k + at, kv, 1, f.q, ld, w.count, t->nv, D, false);
-        tile_product(f.dp, g->v + at, kv, 1, f.d_o, ld, w.count, t->nv, D, false);
-        for (int64_t c = 0; c < t->nv * VW; c += VW) dq_scores(&f, t, &w, c);
-        tile_product(f.dq, g->k + at, 1, kv, f.s, ld, D, t->nv, w.count, !first);
+        int64_t at = w.row * a->kv_stride + t->g * a->D;
+        key_stairs stairs = stairs_of(&w, t);
+        stairs_scores(f.s, g->k + at, f.q, &stairs, t);
+        stairs_scores(f.dp, g->v + at, f.d_o, &stairs, t);
+        for (int64_t c = 0; c < t->nv; c++) dq_scores(&f, t, &w, stairs.n[c], c * VW);
+        stairs_sums(f.dq, g->k + at, f.s, &stairs, t, first);
     }
     cols_unpack(g->dq, a->q_stride, f.dq, f.factor, t);
 }
@@ -69,19 +69,18 @@ typedef struct seen_lanes {
 } seen_lanes;
 
 static void rows_pack(float *tile, const float *x, float factor, const attn_dkv_tiles *f, const pl_attn *a) {
-    int64_t lanes = (f->rows + VW - 1) / VW * VW;
-    for (int64_t lane = 0; lane < lanes; lane++) {
-        const float *row = lane < f->rows ? x + (f->row0 + lane) * a->kv_stride + f->g * a->D : NULL;
-        for (int64_t d = 0; d < a->D; d++) tile[d * f->ld + lane] = row ? row[d] * factor : 0.0f;
-    }
+    const float *rows[MAX_COLUMNS];
+    for (int64_t lane = 0; lane < f->rows; lane++) rows[lane] = x + (f->row0 + lane) * a->kv_stride + f->g * a->D;
+    lanes_pack(tile, f->ld, rows, f->rows, a->D, factor);
 }
 
 static void rows_unpack(float *x, const float *tile, float factor, const attn_dkv_tiles *f, const pl_attn *a) {
+    float *rows[MAX_COLUMNS], factors[MAX_COLUMNS];
     for (int64_t lane = 0; lane < f->rows; lane++) {
-        float *row = x + (f->row0 + lane) * a->kv_stride + f->g * a->D;
-        if (!f->mentioned[lane]) continue;
-        for (int64_t d = 0; d < a->D; d++) row[d] = tile[d * f->ld + lane] * factor;
+        rows[lane] = f->mentioned[lane] ? x + (f->row0 + lane) * a->kv_stride + f->g * a->D : NULL;
+        factors[lane] = factor;
     }
+    lanes_unpack(rows, tile, f->ld, f->rows, a->D, factors);
 }
 
 /* One vector of lanes of one query: p := exp(s - lse), dp := p (dp - delta), 0 outside [first, last]. */
@@ -98,13 +97,11 @@ static inline void dkv_scores(float *s, float *dp, float lse, float delta, int64
     v_store(dp, ds);
 }
 
-/* Queries [i0, i0 + n) of the run, head h. */
+/* Queries [i0, i0 + n) of the run, head h, against the lanes [c0, c0 + nv VW). */
 static void dkv_queries(attn_dkv_tiles *f, const attn_grad *g, const pl_attn_run *run, const seen_lanes *seen,
-                        int64_t h, int64_t i0, int64_t n) {
+                        int64_t h, int64_t i0, int64_t n, int64_t c0, int64_t nv) {
     const pl_attn *a = g->a;
     int64_t D = a->D, row = run->q_first + i0, ld = f->ld;
-    int64_t last = seen->own ? PL_MIN(seen->last, i0 + n + seen->shift) : seen->last; /* seen by the last query */
-    int64_t c0 = seen->first / VW * VW, nv = (last - c0 + VW - 1) / VW;
     const float *q = g->q + row * a->q_stride + h * D, *d_o = g->d_o + row * a->o_stride + h * D;
     tile_product(f->s + c0, q, a->q_stride, 1, f->k + c0, ld, n, nv, D, false);
     tile_product(f->dp + c0, d_o, a->o_stride, 1, f->v + c0, ld, n, nv, D, false);
@@ -118,14 +115,24 @@ static void dkv_queries(attn_dkv_tiles *f, const attn_grad *g, const pl_attn_run
     tile_product(f->dk + c0, q, 1, a->q_stride, f->dp + c0, ld, D, nv, n, true);
 }
 
+/* Under the diagonal the vectors come into sight one by one: steps of VW queries until all do, then blocks of KEYS. */
+static void dkv_head(attn_dkv_tiles *f, const attn_grad *g, const pl_attn_run *run, const seen_lanes *seen, int64_t h) {
+    int64_t c0 = seen->first / VW * VW, c1 = (seen->last + VW - 1) / VW * VW;
+    int64_t i = seen->own ? PL_MAX(0, seen->first - seen->shift) : 0; /* the first query that sees a lane */
+    while (i < run->q_count) {
+        int64_t end = seen->own ? PL_MIN(c1, (i + seen->shift) / VW * VW + VW) : c1; /* lanes that query i may see */
+        int64_t n = end < c1 ? end - seen->shift - i : KEYS;                         /* until the next vector is seen */
+        n = PL_MIN(n, run->q_count - i);
+        dkv_queries(f, g, run, seen, h, i, n, c0, (end - c0) / VW);
+        i += n;
+    }
+}
+
 static void dkv_seen(attn_dkv_tiles *f, const attn_grad *g, const pl_attn_run *run, const seen_lanes *seen) {
     int64_t G = g->a->H / g->a->KV;
     if (seen->first >= seen->last) return;
     for (int64_t lane = seen->first; lane < seen->last; lane++) f->mentioned[lane] = true;
-    int64_t start = seen->own ? PL_MAX(0, seen->first - seen->shift) : 0; /* the first query that sees a lane */
-    for (int64_t h = f->g * G; h < (f->g + 1) * G; h++)
-        for (int64_t i = start; i < run->q_count; i += KEYS)
-            dkv_queries(f, g, run, seen, h, i, PL_MIN(KEYS, run->q_count - i));
+    for (int64_t h = f->g * G; h < (f->g + 1) * G; h++) dkv_head(f, g, run, seen, h);
 }
 
 static void dkv_task(const attn_grad *g, int64_t block, int64_t head) {

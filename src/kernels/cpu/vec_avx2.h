@@ -60,6 +60,23 @@ static inline vm v_mask_and(vm a, vm b) { return _mm256_and_ps(a, b); }
 static inline vm v_mask_n(int64_t n) { return _mm256_castsi256_ps(first_lanes(n)); }
 static inline unsigned v_mask_bits(vm m) { return (unsigned)_mm256_movemask_ps(m); }
 
+/* r[i] lane j <-> r[j] lane i */
+static inline void v_transpose(vf r[8]) {
+    for (int g = 0; g < 8; g += 4) { /* within groups of four rows: lane L of row g + i takes column 4 L + i */
+        vf a = _mm256_unpacklo_ps(r[g], r[g + 1]), b = _mm256_unpackhi_ps(r[g], r[g + 1]);
+        vf c = _mm256_unpacklo_ps(r[g + 2], r[g + 3]), d = _mm256_unpackhi_ps(r[g + 2], r[g + 3]);
+        r[g] = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(c)));
+        r[g + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(c)));
+        r[g + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
+        r[g + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
+    }
+    for (int i = 0; i < 4; i++) {
+        vf low = _mm256_permute2f128_ps(r[i], r[4 + i], 0x20);
+        r[4 + i] = _mm256_permute2f128_ps(r[i], r[4 + i], 0x31);
+        r[i] = low;
+    }
+}
+
 /* doubles: two accumulators take the low and the high half */
 typedef __m256d vd;
 static inline vd vd_zero(void) { return _mm256_setzero_pd(); }

@@ -53,6 +53,27 @@ static inline vm v_mask_and(vm a, vm b) { return a & b; }
 static inline vm v_mask_n(int64_t n) { return first_lanes(n); }
 static inline unsigned v_mask_bits(vm m) { return m; }
 
+/* r[i] lane j <-> r[j] lane i */
+static inline void v_transpose(vf r[16]) {
+    for (int g = 0; g < 16; g += 4) { /* within groups of four rows: lane L of row g + i takes column 4 L + i */
+        vf a = _mm512_unpacklo_ps(r[g], r[g + 1]), b = _mm512_unpackhi_ps(r[g], r[g + 1]);
+        vf c = _mm512_unpacklo_ps(r[g + 2], r[g + 3]), d = _mm512_unpackhi_ps(r[g + 2], r[g + 3]);
+        r[g] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
+        r[g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
+        r[g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
+        r[g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
+    }
+    for (int i = 0; i < 4; i++) {
+        vf even = _mm512_shuffle_f32x4(r[i], r[4 + i], 0x88), odd = _mm512_shuffle_f32x4(r[i], r[4 + i], 0xdd);
+        vf even2 = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0x88),
+           odd2 = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0xdd);
+        r[i] = _mm512_shuffle_f32x4(even, even2, 0x88);
+        r[4 + i] = _mm512_shuffle_f32x4(odd, odd2, 0x88);
+        r[8 + i] = _mm512_shuffle_f32x4(even, even2, 0xdd);
+        r[12 + i] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
+    }
+}
+
 /* doubles: two accumulators take the low and the high half */
 typedef __m512d vd;
 static inline vd vd_zero(void) { return _mm512_setzero_pd(); }

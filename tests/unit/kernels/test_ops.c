@@ -604,7 +604,8 @@ static void test_fp(void **state) {
     assert_int_equal(threads_that_flush(threads), 0);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc > 1) cmocka_set_test_filter(argv[1]); /* e.g. "*attentions" */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_harness_can_fail),
         cmocka_unit_test(test_reference_conversions),
