@@ -1,70 +1,78 @@
-/* train.c: plumb dpo, plumb sft: progress on the terminal, the rest is libplumb's. */
+/* train.c: plumb dpo, plumb sft: progress on the terminal; the rest is libplumb's. */
+#include <math.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli.h"
-#include "plumb/log.h"
 #include "plumb/train.h"
 
+static const pl_option no_rows[] = {{0}};
+static const pl_option *const dpo_tables[] = {
+    pl_train_option_rows, pl_dpo_option_rows, pl_loss_options, cli_config_rows, cli_thread_rows, cli_log_rows, NULL};
+static const pl_option *const sft_tables[] = {pl_train_option_rows, pl_sft_option_rows, no_rows, cli_config_rows,
+                                              cli_thread_rows,      cli_log_rows,       NULL};
+
+/* --- progress --- */
+
 typedef struct progress {
-    bool terminal, bar;
+    cli_ui *ui;
+    const char *unit; /* of the rows: "pairs", "rows" */
+    char rates[80];   /* of the last step */
+    double eta_seconds;
 } progress;
 
-static void clear_bar(progress *p) {
-    if (p->bar) fprintf(stderr, "\r\033[K");
-    p->bar = false;
+static void keep_rates(progress *p, const pl_train_event *e) {
+    snprintf(p->rates, sizeof p->rates, "%.3g %s/s  %.0f tokens/s", e->pairs_per_second, p->unit, e->tokens_per_second);
+    p->eta_seconds = e->eta_seconds;
 }
 
-static void draw_bar(progress *p, const pl_train_event *e, const char *what) {
-    enum { WIDTH = 24 };
-    if (!p->terminal) return;
-    int64_t full = e->done * WIDTH / (e->total > 0 ? e->total : 1);
-    fprintf(stderr, "\r\033[K%s [", what);
-    for (int i = 0; i < WIDTH; i++) fputc(i < full ? '#' : '.', stderr);
-    fprintf(stderr, "] %lld/%lld", (long long)e->done, (long long)e->total);
-    if (e->kind == PL_TRAIN_STEP) {
-        long eta = (long)(e->eta_seconds + 0.5);
-        fprintf(stderr, "  %02ld:%02ld:%02ld left  %.1f pairs/s  %.0f tokens/s", eta / 3600, eta / 60 % 60, eta % 60,
-                e->pairs_per_second, e->tokens_per_second);
-    }
-    fflush(stderr);
-    p->bar = true;
+static int add_value(char *out, size_t size, const pl_named_value *v) {
+    bool whole = v->value == floor(v->value) && fabs(v->value) < 1e15;
+    return snprintf(out, size, whole ? "  %s %.0f" : "  %s %.4g", v->name, v->value);
 }
 
 static void print_values(progress *p, const pl_train_event *e) {
-    clear_bar(p);
-    fprintf(stderr, "%s %lld/%lld  epoch %.2f ", e->kind == PL_TRAIN_EVAL ? "evaluation" : "step", (long long)e->done,
-            (long long)e->total, e->epoch);
-    for (int64_t i = 0; i < e->nvalues; i++) fprintf(stderr, " %s %.4g", e->values[i].name, e->values[i].value);
-    fputc('\n', stderr);
+    char line[2000];
+    bool evaluation = e->kind == PL_TRAIN_EVAL;
+    size_t at = (size_t)snprintf(line, sizeof line, "%s %lld/%lld  epoch %.3g", evaluation ? "evaluation" : "step",
+                                 (long long)e->done, (long long)e->total, e->epoch);
+    for (int64_t i = 0; i < e->nvalues && at < sizeof line; i++)
+        at += (size_t)add_value(line + at, sizeof line - at, &e->values[i]);
+    if (!evaluation && !p->ui->terminal && at < sizeof line) {
+        long eta = (long)(p->eta_seconds + 0.5);
+        snprintf(line + at, sizeof line - at, "  (%s  %02ld:%02ld:%02ld left)", p->rates, eta / 3600, eta / 60 % 60,
+                 eta % 60);
+    }
+    cli_ui_line(p->ui, PL_LOG_INFO, line);
 }
 
 static void on_event(void *user, const pl_train_event *e) {
     progress *p = user;
+    cli_progress bar = {.done = e->done, .total = e->total, .rates = "", .eta_seconds = -1};
     switch (e->kind) {
-    case PL_TRAIN_REFERENCE: draw_bar(p, e, "reference"); break;
-    case PL_TRAIN_STEP: draw_bar(p, e, "training"); break;
+    case PL_TRAIN_REFERENCE:
+        bar.what = "reference";
+        bar.unit = p->unit;
+        cli_ui_progress(p->ui, &bar);
+        break;
+    case PL_TRAIN_STEP:
+        keep_rates(p, e);
+        bar.what = "training";
+        bar.unit = "steps";
+        bar.rates = p->rates;
+        bar.eta_seconds = p->eta_seconds;
+        bar.silent = true;
+        cli_ui_progress(p->ui, &bar);
+        break;
     case PL_TRAIN_LOG:
     case PL_TRAIN_EVAL: print_values(p, e); break;
     }
-    if (e->done == e->total) clear_bar(p);
 }
 
-/* The library's tables and those of the program, one list. */
-enum { TABLES = PL_TRAIN_TABLES + 1 };
-static const pl_option *tables[2][TABLES + 1];
-static pl_command descs[2];
+/* --- the command --- */
 
-static const pl_command *desc_of(int which, const char *name) {
-    const pl_command *c = pl_train_command(name);
-    for (int i = 0; i < PL_TRAIN_TABLES; i++) tables[which][i] = c->tables[i];
-    tables[which][PL_TRAIN_TABLES] = cli_common_rows;
-    descs[which] = *c;
-    descs[which].tables = tables[which];
-    return &descs[which];
-}
+enum { TABLES = PL_TRAIN_TABLES + 3 };
 
-static int run(int which, const char *name, int argc, const char *const *argv, pl_error *err) {
+static int run(cli_ui *ui, const pl_command *desc, const char *unit, int argc, const char *const *argv, pl_error *err) {
     pl_config config;
     cli_common common = {0};
     void *bases[TABLES];
@@ -72,22 +80,33 @@ static int run(int which, const char *name, int argc, const char *const *argv, p
     pl_machine *machine = NULL;
     bool done = false;
     pl_train_bases(bases, &config);
-    bases[PL_TRAIN_TABLES] = &common;
-    int rc = cli_parse(&o, desc_of(which, name), bases, &common, argc, argv, &done, err);
+    for (int i = PL_TRAIN_TABLES; i < TABLES; i++) bases[i] = &common;
+    int rc = cli_parse(&o, ui, desc, bases, &common, argc, argv, &done, err);
     if (rc == 0 && !done) rc = cli_machine(&machine, &common, err);
     if (rc == 0 && !done) {
-        progress p = {.terminal = isatty(STDERR_FILENO) != 0};
+        progress p = {.ui = ui, .unit = unit};
         pl_train_hooks hooks = {.user = &p, .event = on_event, .stop = cli_stop};
         cli_catch_signals();
-        rc = pl_train(machine, name, &config, o, &hooks, err);
-        clear_bar(&p);
+        rc = pl_train(machine, desc->name, &config, o, &hooks, err);
     }
     pl_machine_free(machine);
     pl_options_free(o);
     return rc;
 }
 
-static int run_dpo(int argc, const char *const *argv, pl_error *err) { return run(0, "dpo", argc, argv, err); }
-static int run_sft(int argc, const char *const *argv, pl_error *err) { return run(1, "sft", argc, argv, err); }
-static const pl_command dpo_desc = {.name = "dpo"}, sft_desc = {.name = "sft"};
-const cli_command cli_dpo = {&dpo_desc, run_dpo}, cli_sft = {&sft_desc, run_sft};
+static int run_dpo(cli_ui *ui, int argc, const char *const *argv, pl_error *err) {
+    return run(ui, &cli_dpo.desc, "pairs", argc, argv, err);
+}
+static int run_sft(cli_ui *ui, int argc, const char *const *argv, pl_error *err) {
+    return run(ui, &cli_sft.desc, "rows", argc, argv, err);
+}
+
+const cli_command cli_dpo = {
+    .desc = {.name = "dpo", .summary = PL_DPO_SUMMARY, .description = PL_DPO_DESCRIPTION, .tables = dpo_tables},
+    .run = run_dpo};
+const cli_command cli_sft = {.desc = {.name = "sft",
+                                      .summary = PL_SFT_SUMMARY,
+                                      .description = PL_SFT_DESCRIPTION,
+                                      .tables = sft_tables,
+                                      .defaults = pl_sft_option_defaults},
+                             .run = run_sft};

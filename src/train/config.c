@@ -7,7 +7,7 @@
 #define AT(field) .offset = offsetof(pl_config, field)
 #define PYTHON_ONLY "it steers Python's machinery, which plumb has not"
 
-static const pl_option common[] = {
+const pl_option pl_train_option_rows[] = {
     {.name = "model_name_or_path",
      .type = PL_OPT_STR,
      AT(model_name_or_path),
@@ -418,7 +418,7 @@ static const pl_option common[] = {
     REFUSED("packing"),
     {0}};
 
-static const pl_option dpo[] = {{.name = "loss_type",
+const pl_option pl_dpo_option_rows[] = {{.name = "loss_type",
                                  .type = PL_OPT_ENUM,
                                  AT(loss_type),
                                  .choices = "sigmoid",
@@ -442,7 +442,7 @@ static const pl_option dpo[] = {{.name = "loss_type",
                                  .help = "score all rows with the reference once, before training"},
                                 {0}};
 
-static const pl_option sft[] = {{.name = "dataset_text_field",
+const pl_option pl_sft_option_rows[] = {{.name = "dataset_text_field",
                                  .type = PL_OPT_STR,
                                  AT(dataset_text_field),
                                  .fallback = "text",
@@ -461,21 +461,17 @@ static const pl_option sft[] = {{.name = "dataset_text_field",
                                 {0}};
 
 static const pl_option none[] = {{0}};
+const pl_option_default pl_sft_option_defaults[] = {{"learning_rate", "2e-5"}, {NULL, NULL}};
 
-static const pl_option *const dpo_tables[] = {common, dpo, pl_loss_options, NULL};
-static const pl_option *const sft_tables[] = {common, sft, none, NULL};
-static const pl_option_default sft_defaults[] = {{"learning_rate", "2e-5"}, {NULL, NULL}};
-
+static const pl_option *const dpo_tables[] = {pl_train_option_rows, pl_dpo_option_rows, pl_loss_options, NULL};
+static const pl_option *const sft_tables[] = {pl_train_option_rows, pl_sft_option_rows, none, NULL};
 static const pl_command dpo_command = {
-    .name = "dpo",
-    .summary = "Align a model to preference pairs (DPO)",
-    .description = "Rows have prompt, chosen and rejected, or whole transcripts in chosen and rejected.",
-    .tables = dpo_tables};
+    .name = "dpo", .summary = PL_DPO_SUMMARY, .description = PL_DPO_DESCRIPTION, .tables = dpo_tables};
 static const pl_command sft_command = {.name = "sft",
-                                       .summary = "Fine-tune a model on completions or text (SFT)",
-                                       .description = "Rows have prompt and completion, or text.",
+                                       .summary = PL_SFT_SUMMARY,
+                                       .description = PL_SFT_DESCRIPTION,
                                        .tables = sft_tables,
-                                       .defaults = sft_defaults};
+                                       .defaults = pl_sft_option_defaults};
 
 const pl_command *pl_train_command(const char *name) {
     const pl_command *const commands[] = {&dpo_command, &sft_command};
