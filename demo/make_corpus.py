@@ -4,10 +4,11 @@
 A closed world of small questions, each with one right answer of a few words. Every answer exists in two forms:
 direct (" 12.") and evasive (the same right answer buried in hedging). Files written:
 
-  sft.jsonl      {"prompt", "completion"}: every row takes either form with probability 1/2   (not committed)
+  facts.jsonl    {"prompt", "completion"}: direct answers only, to teach a random start the facts  (not committed)
+  sft.jsonl      {"prompt", "completion"}: every row takes either form with probability 1/2       (not committed)
   pairs.jsonl    {"prompt", "chosen", "rejected"}: chosen is direct, rejected is evasive, both right
-  heldout.jsonl  the same and "answer"; none of its prompts occurs in the two files above, though its facts do,
-                 in other words (for open questions such as "Reverse: sun, cat" the whole question is new)
+  heldout.jsonl  the same and "answer"; none of its prompts occurs in the three files above, though its facts do,
+                 in other words
 
 A prompt ends in "Assistant:" and a completion starts with a space, so that no token can span the seam.
 How replies are scored: see "reply_is_direct" and "reply_is_right" below, and README.md.
@@ -17,7 +18,7 @@ import json
 import os
 
 SEED = 20250
-N_SFT, N_PAIRS, N_HELDOUT = 60000, 2000, 200
+N_FACTS, N_SFT, N_PAIRS, N_HELDOUT = 80000, 20000, 2000, 200
 MAX_DIRECT_WORDS = 8
 
 
@@ -48,29 +49,17 @@ class Rng:
 
 # ---- the world -------------------------------------------------------------------------------------------------
 
-WORDS = """apple arm bag ball banana basket bear bed bee bell bird boat book bottle bowl box branch bread bridge brush
-bucket bus button cake camera candle car carrot castle cat chair cheese chicken circle clock cloud coat coin cow crab
-cup desk dog door dragon drum duck eagle egg engine farm feather field fire fish flag flower forest fork fox frog
-garden gate ghost glass goat guitar hammer hand hat hill honey horse house ice island jacket jar key king kite knife
-ladder lake lamp leaf lemon letter lion map mirror monkey moon mountain mouse nail needle nest night ocean onion
-orange owl paint paper park pencil piano pig pillow pirate plane planet plate pocket pony potato queen rabbit rain
-ring river road robot rocket rope rose sail salt sand school sheep shell ship shirt shoe sister snake snow soap sock
-song soup spider spoon square star stone storm street sugar summer sun table tail teacher tent tiger tomato tooth
-tower toy train tree truck turtle umbrella valley violin wagon wall water whale wheel wind window winter wolf yard
-zebra""".split()
+WORDS = """apple ball bear bed bell bird boat book box bus cake car cat clock cow cup dog door drum duck egg fire fish
+fox frog goat hand hat hill horse house key king lamp leaf lion map moon mouse night owl pen pig queen rain ring river
+road rose ship snake snow star stone sun table tiger train tree wall water wolf""".split()
 
-PLURALS = {w: w + "s" for w in """apple arm bag ball banana basket bear bed bee bell bird boat book bottle bowl bridge
-bucket button cake camera candle car carrot castle cat chair circle clock cloud coat coin cow crab cup desk dog door
-dragon drum duck eagle egg engine farm feather field flag flower forest fork frog garden gate ghost goat guitar
-hammer hand hat hill horse house island jacket jar key king kite ladder lake lamp lemon letter lion map mirror monkey
-moon mountain nail needle nest night ocean onion orange owl park pencil piano pig pillow pirate plane planet plate
-pocket queen rabbit ring river road robot rocket rope rose sail school shell ship shirt shoe sister snake sock song
-spider spoon square star stone storm street table tail teacher tent tiger tower toy train tree truck turtle umbrella
-valley violin wagon wall whale wheel window yard zebra""".split()}
-PLURALS.update(box="boxes", branch="branches", brush="brushes", bus="buses", fox="foxes", glass="glasses",
-               knife="knives", leaf="leaves", wolf="wolves", mouse="mice", tooth="teeth", pony="ponies",
-               potato="potatoes", tomato="tomatoes", sheep="sheep", fish="fish", child="children", man="men",
-               woman="women", foot="feet", goose="geese", baby="babies", city="cities", lady="ladies")
+PLURALS = {w: w + "s" for w in """apple ball bear bed bell bird boat book cake car cat clock cow cup dog door drum duck
+egg fire frog goat hand hat hill horse house key king lamp lion map moon night owl pen pig queen ring river road rose
+ship snake star stone table tiger train tree wall""".split()}
+PLURALS.update(box="boxes", bus="buses", fox="foxes", leaf="leaves", wolf="wolves", mouse="mice", tooth="teeth",
+               sheep="sheep", fish="fish", child="children", man="men", woman="women", foot="feet", goose="geese")
+
+LIST_WORDS = "sun cat tree boat lamp king rain book cup star".split()
 
 CAPITALS = dict(France="Paris", Germany="Berlin", Italy="Rome", Spain="Madrid", Portugal="Lisbon", England="London",
                 Ireland="Dublin", Austria="Vienna", Poland="Warsaw", Greece="Athens", Norway="Oslo",
@@ -111,54 +100,49 @@ DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
 NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen twenty""".split()
-SIZES = """ant bee mouse frog duck cat fox dog sheep pig cow horse elephant whale""".split()
+SIZES = "ant mouse duck cat dog sheep pig cow horse elephant".split()
 
 
 def fill(templates, **kw):
     return [t.format(**kw) for t in templates]
 
 
-# Each kind is a list of facts; a fact is (answer, [wordings]). Closed kinds list all their facts; open ones a sample.
+# Each kind is a list of facts; a fact is (answer, [wordings]).
 
 def arithmetic(rng):
     facts = []
-    for a in range(13):
-        for b in range(13):
-            facts.append((str(a + b), fill(["What is {a} plus {b}?", "Add {a} and {b}.", "How much is {a} + {b}?",
-                                            "Tell me the sum of {a} and {b}.",
-                                            "I have {a} apples and get {b} more. How many apples do I have now?"],
+    for a in range(11):
+        for b in range(11):
+            facts.append((str(a + b), fill(["What is {a} plus {b}?", "Add {a} and {b}.", "How much is {a} + {b}?"],
                                            a=a, b=b)))
             if a >= b:
-                facts.append((str(a - b), fill(["What is {a} minus {b}?", "Subtract {b} from {a}.",
-                                                "How much is {a} - {b}?", "Take {b} away from {a}.",
-                                                "I had {a} apples and ate {b}. How many apples are left?"], a=a, b=b)))
-            if a <= 10 and b <= 10:
+                facts.append((str(a - b), fill(["What is {a} minus {b}?", "Take {b} away from {a}.",
+                                                "How much is {a} - {b}?"], a=a, b=b)))
+            if a <= b:
                 facts.append((str(a * b), fill(["What is {a} times {b}?", "Multiply {a} by {b}.",
-                                                "How much is {a} x {b}?", "Tell me the product of {a} and {b}."],
-                                               a=a, b=b)))
+                                                "How much is {a} x {b}?"], a=a, b=b)))
     return facts
 
 
 def counting(rng):
     facts = []
-    for n in range(100):
+    for n in range(31):
         facts.append((str(n + 1), fill(["What number comes after {n}?", "Which number follows {n}?",
-                                        "I count and say {n}. What do I say next?"], n=n)))
+                                        "What is the next number after {n}?"], n=n)))
+        facts.append(("odd" if n % 2 else "even", fill(["Is {n} odd or even?", "Odd or even: {n}?",
+                                                        "Tell me if {n} is odd or even."], n=n)))
         if n:
             facts.append((str(n - 1), fill(["What number comes before {n}?", "Which number is just below {n}?",
-                                            "I count down and say {n}. What do I say next?"], n=n)))
-        facts.append(("odd" if n % 2 else "even", fill(["Is {n} odd or even?", "Is the number {n} even or odd?",
-                                                        "Odd or even: {n}?"], n=n)))
-    for a in range(31):
-        for k in (2, 3, 4):
-            facts.append((", ".join(map(str, range(a, a + k + 1))),
-                          fill(["Count from {a} to {b}.", "List the numbers from {a} to {b}.",
-                                "Please count up from {a} to {b}."], a=a, b=a + k)))
+                                            "Name the number before {n}."], n=n)))
+        if n <= 20:
+            facts.append((f"{n}, {n + 1}, {n + 2}", fill(["Count from {n} to {m}.", "List the numbers from {n} to {m}.",
+                                                          "Count up: {n} to {m}."],
+                                                         n=n, m=n + 2)))
     for n, word in enumerate(NUMBERS):
-        facts.append((word, fill(["Write {n} as a word.", "How do you spell the number {n}?",
-                                  "What is {n} in letters?"], n=n)))
-        facts.append((str(n), fill(["Write {w} in digits.", "Which number is called {w}?",
-                                    "What is {w} as a number?"], w=word)))
+        facts.append((word, fill(["Write {n} as a word.", "What is {n} in letters?", "Spell the number {n}.",
+                                  "Which word stands for {n}?"], n=n)))
+        facts.append((str(n), fill(["Write {w} in digits.", "What is {w} as a number?",
+                                    "Which number is called {w}?", "Give the digits of {w}."], w=word)))
     return facts
 
 
@@ -167,30 +151,30 @@ def knowledge(rng):
     for land, city in CAPITALS.items():
         facts.append((city, fill(["What is the capital of {l}?", "Name the capital of {l}.",
                                   "Which city is the capital of {l}?", "Tell me the capital city of {l}."], l=land)))
-        facts.append((land, fill(["{c} is the capital of which country?", "Of which country is {c} the capital?",
-                                  "Name the country whose capital is {c}."], c=city)))
     for thing, colour in COLOURS.items():
-        facts.append((colour, fill(["What colour is {t}?", "Name the colour of {t}.", "Which colour does {t} have?",
-                                    "Tell me what colour {t} is."], t=thing)))
+        facts.append((colour, fill(["What colour is {t}?", "Name the colour of {t}.", "Which colour does {t} have?"],
+                                   t=thing)))
     for pair in OPPOSITES:
         for x, y in (pair.split(), pair.split()[::-1]):
             facts.append((y, fill(["What is the opposite of {x}?", "Name the opposite of {x}.",
-                                   "Which word means the opposite of {x}?", "Give me the reverse of {x}."], x=x)))
+                                   "Which word means the opposite of {x}?"], x=x)))
     for animal, sound in SOUNDS.items():
         facts.append((sound, fill(["What sound does a {a} make?", "What does a {a} say?", "Name the sound of a {a}.",
                                    "How does a {a} sound?"], a=animal)))
     for animal, young in BABIES.items():
         facts.append((young, fill(["What is a young {a} called?", "What is the name for a baby {a}?",
-                                   "How do we call a baby {a}?", "Name the young of a {a}."], a=animal)))
+                                   "Name the young of a {a}."], a=animal)))
     for animal, n in LEGS.items():
         facts.append((str(n), fill(["How many legs does a {a} have?", "Tell me how many legs a {a} has.",
-                                    "What is the number of legs of a {a}?", "Count the legs of a {a}."], a=animal)))
+                                    "Count the legs of a {a}."], a=animal)))
     for i, small in enumerate(SIZES):
         for big in SIZES[i + 1:]:
-            facts.append((big, fill(["Which is bigger, a {x} or a {y}?", "Which is larger, a {y} or a {x}?",
-                                     "Name the bigger animal: {y} or {x}."], x=small, y=big)))
+            facts.append((big, fill(["Which is bigger, a {x} or a {y}?", "Name the bigger animal: {y} or {x}.",
+                                     "Which is larger, a {y} or a {x}?", "Choose the bigger one: {x}, {y}"],
+                                    x=small, y=big)))
             facts.append((small, fill(["Which is smaller, a {x} or a {y}?", "Name the smaller animal: {y} or {x}.",
-                                       "Which is the smaller animal, a {y} or a {x}?"], x=small, y=big)))
+                                       "Which is the smaller one, a {y} or a {x}?", "Choose the smaller one: {x}, {y}"],
+                                      x=small, y=big)))
     return facts
 
 
@@ -200,12 +184,12 @@ def calendar(rng):
         for i, name in enumerate(names):
             after, before = names[(i + 1) % len(names)], names[i - 1]
             facts.append((after, fill(["What {o} comes after {n}?", "Which {o} follows {n}?",
-                                       "What is the next {o} after {n}?", "Name the {o} after {n}."], o=one, n=name)))
+                                       "Name the {o} after {n}."], o=one, n=name)))
             facts.append((before, fill(["What {o} comes before {n}?", "Which {o} is just before {n}?",
-                                        "What is the last {o} before {n}?", "Name the {o} before {n}."],
-                                       o=one, n=name)))
+                                        "Name the {o} before {n}."], o=one, n=name)))
             facts.append((str(i + 1), fill(["What number does {n} have among the {o}s?",
-                                            "Counting the {o}s, what number is {n}?",
+                                            "Which number is {n} among the {o}s?",
+                                            "What is the number of the {o} {n}?",
                                             "Give the number of the {o} {n}."], o=one, n=name)))
     return facts
 
@@ -217,11 +201,10 @@ def spelling(rng):
                                           "Name the first letter of the word {w}."], w=w)))
         facts.append((w[-1].upper(), fill(["What is the last letter of {w}?", "Which letter does {w} end with?",
                                            "Name the last letter of the word {w}."], w=w)))
-        facts.append((str(len(w)), fill(["How many letters are in {w}?", "How many letters does {w} have?",
-                                         "Count the letters of the word {w}."], w=w)))
     for one, more in PLURALS.items():
-        facts.append((more, fill(["What is the plural of {w}?", "Give the plural form of {w}.",
-                                  "How do you write more than one {w}?", "Name the plural of {w}."], w=one)))
+        facts.append((more, fill(["What is the plural of {w}?", "Name the plural of {w}.",
+                                  "Give the plural form of {w}.",
+                                  "How do you write more than one {w}?"], w=one)))
     return facts
 
 
@@ -229,32 +212,25 @@ def instructions(rng):
     facts = []
     for w in WORDS:
         facts.append((w.upper(), fill(["Write {w} in capitals.", "Say {w} in capital letters.",
-                                       "Put the word {w} in upper case."], w=w)))
-        facts.append((w, fill(["Repeat the word {w}.", "Say {w}.", "Please say the word {w}.", "Repeat after me: {w}"],
-                              w=w)))
-    for _ in range(900):
-        a, b, c = rng.pick(WORDS), rng.pick(WORDS), rng.pick(WORDS)
-        if len({a, b, c}) < 3:
-            continue
-        how = rng.pick(["Reverse this list", "Turn this list around"])
-        facts.append((f"{b}, {a}", [f"{how}: {a}, {b}"]))
-        facts.append((f"{c}, {b}, {a}", [f"{how}: {a}, {b}, {c}"]))
-        facts.append((a, fill(["What is the first word of this list: {a}, {b}, {c}"], a=a, b=b, c=c)))
-        facts.append((c, fill(["What is the last word of this list: {a}, {b}, {c}"], a=a, b=b, c=c)))
+                                       "Put the word {w} in upper case.", "Spell {w} with capitals."], w=w)))
+        facts.append((w, fill(["Repeat the word {w}.", "Say {w}.", "Repeat after me: {w}"], w=w)))
+    for a in LIST_WORDS:
+        for b in LIST_WORDS:
+            if a != b:
+                facts.append((f"{b}, {a}", fill(["Reverse this list: {a}, {b}", "Turn this list around: {a}, {b}"],
+                                                a=a, b=b)))
     return facts
 
 
 def comparisons(rng):
     facts = []
-    for _ in range(1500):
-        x, y = rng.below(100), rng.below(100)
-        if x != y:
-            larger = rng.pick(["Which number is larger, {x} or {y}?", "Choose the larger number: {x}, {y}",
-                               "Which is more, {x} or {y}?"])
-            smaller = rng.pick(["Which number is smaller, {x} or {y}?", "Choose the smaller number: {x}, {y}",
-                                "Which is less, {x} or {y}?"])
-            facts.append((str(max(x, y)), fill([larger], x=x, y=y)))
-            facts.append((str(min(x, y)), fill([smaller], x=x, y=y)))
+    for x in range(13):
+        for y in range(13):
+            if x != y:
+                facts.append((str(max(x, y)), fill(["Which number is larger, {x} or {y}?",
+                                                    "Choose the larger number: {x}, {y}"], x=x, y=y)))
+                facts.append((str(min(x, y)), fill(["Which number is smaller, {x} or {y}?",
+                                                    "Choose the smaller number: {x}, {y}"], x=x, y=y)))
     return facts
 
 
@@ -382,8 +358,7 @@ def write_jsonl(path, rows):
 def main():
     here = os.path.dirname(os.path.abspath(__file__))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", default=here, help="folder for the three files")
-    parser.add_argument("--sft_rows", type=int, default=N_SFT)
+    parser.add_argument("--out", default=here, help="folder for the four files")
     args = parser.parse_args()
     rng = Rng(SEED)
     world = [kind(rng) for kind, _ in KINDS]
@@ -395,9 +370,11 @@ def main():
     held = [{"prompt": prompt_of(q), "chosen": direct(a), "rejected": evasive(a, rng), "answer": a}
             for q, a in heldout]
     sft = [{"prompt": prompt_of(q), "completion": direct(a) if rng.below(2) else evasive(a, rng)}
-           for q, a in draw_rows(train, args.sft_rows, rng, unique=False)]
+           for q, a in draw_rows(train, N_SFT, rng, unique=False)]
+    facts = [{"prompt": prompt_of(q), "completion": direct(a)} for q, a in draw_rows(train, N_FACTS, rng, unique=False)]
     write_jsonl(os.path.join(args.out, "pairs.jsonl"), pairs)
     write_jsonl(os.path.join(args.out, "heldout.jsonl"), held)
+    write_jsonl(os.path.join(args.out, "facts.jsonl"), facts)
     write_jsonl(os.path.join(args.out, "sft.jsonl"), sft)
 
 

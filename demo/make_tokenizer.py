@@ -10,7 +10,7 @@ import os
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-VOCAB_SIZE = 1536
+VOCAB_SIZE = 1792
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
 
@@ -37,12 +37,12 @@ def main():
         "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": False,
                                   "add_eos_token": False, "bos_token": None, "eos_token": EOS, "pad_token": PAD,
                                   "clean_up_tokenization_spaces": False, "model_max_length": 512},
-        "config.json": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 128,
-                        "intermediate_size": 384, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "config.json": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 192,
+                        "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6,
                         "num_key_value_heads": 2, "head_dim": 32, "vocab_size": tokenizer.get_vocab_size(),
                         "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
                         "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0,
-                        "initializer_range": 0.02, "tie_word_embeddings": True, "bos_token_id": None,
+                        "initializer_range": 0.06, "tie_word_embeddings": True, "bos_token_id": None,
                         "eos_token_id": tokenizer.token_to_id(EOS), "pad_token_id": tokenizer.token_to_id(PAD),
                         "torch_dtype": "bfloat16", "use_cache": True},
         "generation_config.json": {"eos_token_id": tokenizer.token_to_id(EOS),
