@@ -22,6 +22,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef struct pl_tokenizer pl_tokenizer;
 
@@ -98,6 +99,7 @@ const int32_t *pl_tokenizer_trailing(const pl_tokenizer *t, int64_t *n);
 /* 32 hex digits that identify the bytes of tokenizer.json; borrowed. */
 const char *pl_tokenizer_hash(const pl_tokenizer *t);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -21,7 +21,7 @@ done
 
 # What the headers declare is what the library exports.
 for header in "$prefix"/include/plumb/*.h; do
-  "$cc" -fpreprocessed -dD -E -P "$header"
+  "$cc" -w -fpreprocessed -dD -E -P "$header"
 done | grep -v '^#' | tr '\n' ' ' | grep -oE '\bpl_[a-z0-9_]+ *\(' | tr -d ' (' | sort -u >"$prefix/declared"
 nm -D --defined-only "$prefix/$libdir/libplumb.so" | sed -nE 's/.* [TDRB] (pl_[a-z0-9_]+)$/\1/p' | sort -u >"$prefix/exported"
 for header in "$prefix"/include/plumb/*.h; do
