@@ -9,8 +9,8 @@
 
 #include "model/linear.h"
 
-/* cos and sin of position * frequency, in float32 as transformers computes them. Frequencies may depend on the tree's
- * length. */
+/* cos and sin of position * frequency, in float32 as transformers computes them (in its float64 models too).
+ * Frequencies may depend on the tree's length. */
 static void fill_rope(pl_decoder *d, const pl_forest *f) {
     int64_t half = d->arch->D / 2;
     for (int64_t tree = 0; tree < f->ntrees; tree++) {
@@ -19,8 +19,8 @@ static void fill_rope(pl_decoder *d, const pl_forest *f) {
         for (int64_t t = f->tree_first[tree]; t < f->tree_first[tree + 1]; t++)
             for (int64_t i = 0; i < half; i++) {
                 float angle = (float)f->position[t] * d->inv_freq[i];
-                d->cosine[t * half + i] = (real)cos((double)angle);
-                d->sine[t * half + i] = (real)sin((double)angle);
+                d->cosine[t * half + i] = (real)(float)cos((double)angle);
+                d->sine[t * half + i] = (real)(float)sin((double)angle);
             }
     }
 }

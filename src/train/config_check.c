@@ -14,9 +14,6 @@ int pl_config_check(const pl_config *c, const pl_options *o, pl_error *err) {
     static const char *const lora[] = {"lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora"};
     for (int64_t i = 0; i < PL_LEN(lora); i++) {
         if (!was_set(o, lora[i])) continue;
-        if (c->adapter && strcmp(lora[i], "lora_dropout") != 0)
-            return PL_FAIL(err, PL_E_OPTION, "%s: %s contradicts --adapter, which brings its own",
-                           pl_options_where(o, lora[i]), lora[i]);
         if (!c->adapter && !c->use_peft)
             return PL_FAIL(err, PL_E_OPTION, "%s: %s has no effect without use_peft: true",
                            pl_options_where(o, lora[i]), lora[i]);

@@ -77,26 +77,58 @@ out:
 /* --- model, adapter, reference
  * -------------------------------------------------------------------------------------------------- */
 
+static bool was_set(const pl_run *r, const char *name) {
+    return r->options && pl_options_origin(r->options, name) != PL_ORIGIN_DEFAULT;
+}
+
+/* lora_* options beside --adapter must say what the adapter says. */
+static int agree_with_adapter(pl_run *r, pl_error *err) {
+    const pl_config *c = r->c;
+    const pl_peft_config *p = &r->peft;
+    if (was_set(r, "lora_r") && c->lora_r != p->r)
+        return PL_FAIL(err, PL_E_MISMATCH, "lora_r is %" PRId64 ", the adapter's r %" PRId64, c->lora_r, p->r);
+    if (was_set(r, "lora_alpha") && c->lora_alpha != p->alpha)
+        return PL_FAIL(err, PL_E_MISMATCH, "lora_alpha is %g, the adapter's %g", c->lora_alpha, p->alpha);
+    if (was_set(r, "use_rslora") && c->use_rslora != p->rslora)
+        return PL_FAIL(err, PL_E_MISMATCH, "use_rslora is not what the adapter says");
+    if (!c->lora_target_modules.n) return 0;
+    pl_peft_config wanted;
+    pl_peft_site *a = NULL, *b = NULL;
+    int rc;
+    pl_peft_config_init(&wanted);
+    PL_GO(rc, pl_peft_config_target(&wanted, c->lora_target_modules.items, c->lora_target_modules.n, err));
+    PL_GO(rc, pl_arch_match(&a, &r->model.arch, &wanted, err));
+    PL_GO(rc, pl_arch_match(&b, &r->model.arch, p, err));
+    for (int64_t i = 0; rc == 0 && i < r->model.arch.L * PL_LIN_COUNT; i++)
+        if (a[i].on != b[i].on)
+            rc =
+                PL_FAIL(err, PL_E_MISMATCH, "lora_target_modules means other layers than the adapter's target_modules");
+out:
+    pl_free(a);
+    pl_free(b);
+    pl_peft_config_release(&wanted);
+    return rc;
+}
+
+static int open_adapter(pl_run *r, pl_error *err) {
+    int rc = pl_peft_config_load(&r->peft, r->c->adapter, err);
+    if (rc == 0) rc = agree_with_adapter(r, err);
+    if (rc == 0 && was_set(r, "lora_dropout")) r->peft.dropout = r->c->lora_dropout;
+    return rc ? pl_error_context(err, rc, "adapter %s", r->c->adapter) : 0;
+}
+
 static int open_peft(pl_run *r, pl_error *err) {
     const pl_config *c = r->c;
     r->is_lora = c->use_peft || c->adapter;
     if (!r->is_lora) return 0;
     pl_peft_config_init(&r->peft);
-    int rc = 0;
-    if (c->adapter) {
-        rc = pl_peft_config_load(&r->peft, c->adapter, err);
-        if (rc) return pl_error_context(err, rc, "adapter %s", c->adapter);
-    } else {
-        r->peft.r = c->lora_r;
-        r->peft.alpha = c->lora_alpha;
-        r->peft.rslora = c->use_rslora;
-        if (c->lora_target_modules.n)
-            rc = pl_peft_config_target(&r->peft, c->lora_target_modules.items, c->lora_target_modules.n, err);
-    }
-    bool from_options =
-        !c->adapter || (r->options && pl_options_origin(r->options, "lora_dropout") != PL_ORIGIN_DEFAULT);
-    if (from_options) r->peft.dropout = c->lora_dropout;
-    return rc;
+    if (c->adapter) return open_adapter(r, err);
+    r->peft.r = c->lora_r;
+    r->peft.alpha = c->lora_alpha;
+    r->peft.rslora = c->use_rslora;
+    r->peft.dropout = c->lora_dropout;
+    const pl_strlist *targets = &c->lora_target_modules;
+    return targets->n ? pl_peft_config_target(&r->peft, targets->items, targets->n, err) : 0;
 }
 
 /* TRL's disable_dropout zeroes LoRA's own dropout too: the same here, and said. */

@@ -8,9 +8,9 @@
 #include "base/json.h"
 #include "loss/objective.h"
 
-#define CHECK(call)                             \
-    do {                                        \
-        if (call) fail_msg("%s", check_err.text); \
+#define CHECK(call)                                                                                                    \
+    do {                                                                                                               \
+        if (call) fail_msg("%s", check_err.text);                                                                      \
     } while (0)
 
 static pl_error check_err;
@@ -52,8 +52,9 @@ static void open_model(fixture *f, const char *model) {
 }
 
 static void open_buffers(fixture *f, bool training, bool recompute, int64_t rank) {
-    pl_decoder_spec ds = {.max_tokens = 512, .training = training, .recompute = recompute, .max_rank = rank};
-    pl_head_spec hs = {.max_rows = 512, .max_targets = 512, .training = training, .trained = training && !f->trainable.is_lora};
+    pl_decoder_spec ds = {.max_tokens = 512, .training = training, .recompute = recompute, .max_rank = rank, .dropout = true};
+    pl_head_spec hs = {
+        .max_rows = 512, .max_targets = 512, .training = training, .trained = training && !f->trainable.is_lora};
     pl_forest_caps caps = {512, 32, 512, 32, 64, 16};
     CHECK(pl_decoder_take(&f->decoder, &f->model.arch, &f->backend, &ds, &f->arena, &check_err));
     CHECK(pl_head_take(&f->head, &f->model.arch, &f->backend, &hs, &f->arena, &check_err));

@@ -1,4 +1,5 @@
-/* test_goldens.c: logits, log-probs and gradients of tiny models against transformers and PyTorch (tests/golden/README.md). */
+/* test_goldens.c: logits, log-probs and gradients of tiny models against transformers and PyTorch
+ * (tests/golden/README.md). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,9 +11,9 @@
 #include "base/file.h"
 #include "unit/loss/fixture.h"
 
-static const char *const models[] = {"llama_mha_untied",  "llama_gqa_tied",     "llama_bias",  "llama_headdim",
-                                     "llama_rope_llama3", "llama_rope_linear",  "qwen2_tied",  "qwen2_untied",
-                                     "llama_bf16",        "llama_rope_dynamic", "qwen2_f16",   "llama_sharded",
+static const char *const models[] = {"llama_mha_untied",  "llama_gqa_tied",     "llama_bias", "llama_headdim",
+                                     "llama_rope_llama3", "llama_rope_linear",  "qwen2_tied", "qwen2_untied",
+                                     "llama_bf16",        "llama_rope_dynamic", "qwen2_f16",  "llama_sharded",
                                      "llama_keys_v5",     "llama_keys_old"};
 
 static const pl_tensor *need(const pl_tensors *g, const char *format, int i) {
@@ -28,12 +29,22 @@ static double logits_error(const fixture *f, const pl_tensor *golden) {
     int64_t T = golden->dims[0], V = golden->dims[1], C = f->model.arch.C;
     real *n = test_zeros(pl_rows_padded(T) * C), *z = test_zeros(pl_rows_padded(T) * V);
     f->backend.ops->rmsnorm(n, NULL, f->decoder.x_last, f->weights->norm, (real)f->model.arch.eps, T, C);
-    pl_gemm_call call = {.kind = PL_GEMM_Y, .m = T, .n = V, .k = C, .a = n, .lda = C, .b = f->weights->head.data,
-                         .b_type = f->weights->head.type, .ldb = C, .c = z, .ldc = V};
+    pl_gemm_call call = {.kind = PL_GEMM_Y,
+                         .m = T,
+                         .n = V,
+                         .k = C,
+                         .a = n,
+                         .lda = C,
+                         .b = f->weights->head.data,
+                         .b_type = f->weights->head.type,
+                         .ldb = C,
+                         .c = z,
+                         .ldc = V};
     pl_error err;
     if (pl_gemm_run(f->backend.gemm, &call, &err)) fail_msg("%s", err.text);
     double worst = 0;
-    for (int64_t i = 0; i < T * V; i++) worst = test_max(worst, fabs((double)z[i] - (double)((const float *)golden->data)[i]));
+    for (int64_t i = 0; i < T * V; i++)
+        worst = test_max(worst, fabs((double)z[i] - (double)((const float *)golden->data)[i]));
     pl_free(n);
     pl_free(z);
     return worst;
@@ -71,18 +82,22 @@ static void logits_and_logps(void **state) {
     }
 }
 
+/* 1e-4: the bar for adapters (issue: How right it must be); random A and B of norm 1 make these models worse
+ * conditioned than their bases. */
 static void adapters(void **state) {
     PL_UNUSED(state);
-    static const char *const names[][2] = {
-        {"lora_all", "llama_gqa_tied"}, {"lora_rs", "qwen2_untied"}, {"lora_qv", "llama_bias"}, {"lora_regex", "qwen2_tied"}};
+    static const char *const names[][2] = {{"lora_all", "llama_gqa_tied"},
+                                           {"lora_rs", "qwen2_untied"},
+                                           {"lora_qv", "llama_bias"},
+                                           {"lora_regex", "qwen2_tied"}};
     for (int64_t m = 0; m < PL_LEN(names); m++) {
         char dir[256];
         snprintf(dir, sizeof dir, "adapters/%s", names[m][0]);
         double logit = 0, logp = 0;
         check_rows(names[m][1], dir, dir, 2, &logit, &logp);
         printf("%-20s max |logit error| %.2g, |logp error| %.2g\n", names[m][0], logit, logp);
-        assert_true(logit <= 2e-5);
-        assert_true(logp <= 2e-5);
+        assert_true(logit <= 1e-4);
+        assert_true(logp <= 1e-4);
     }
 }
 
@@ -152,8 +167,10 @@ static void gradients(void **state) {
 
 static void adapter_gradients(void **state) {
     PL_UNUSED(state);
-    static const char *const names[][2] = {
-        {"lora_all", "llama_gqa_tied"}, {"lora_rs", "qwen2_untied"}, {"lora_qv", "llama_bias"}, {"lora_regex", "qwen2_tied"}};
+    static const char *const names[][2] = {{"lora_all", "llama_gqa_tied"},
+                                           {"lora_rs", "qwen2_untied"},
+                                           {"lora_qv", "llama_bias"},
+                                           {"lora_regex", "qwen2_tied"}};
     for (int64_t m = 0; m < PL_LEN(names); m++) {
         char dir[256];
         snprintf(dir, sizeof dir, "adapters/%s", names[m][0]);
