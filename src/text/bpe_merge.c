@@ -104,9 +104,8 @@ static void join(const pl_bpe *b, pl_symbol *symbol, pl_candidate top, pl_bpe_sc
     if (left->next >= 0 && candidate(b, symbol, at, &c)) push(s, c);
 }
 
-int pl_bpe_merge(const pl_bpe *b, int64_t n, pl_bpe_scratch *s, pl_ids *out, pl_error *err) {
+int pl_bpe_merge_long(const pl_bpe *b, int64_t n, pl_bpe_scratch *s, pl_ids *out, pl_error *err) {
     pl_symbol *symbol = s->symbol;
-    if (n <= SCAN_MAX) return scan(b, symbol, n, out, err);
     int rc = reserve_heap(s, n, err);
     if (rc) return rc;
     for (int64_t i = 0; i < n; i++) {
@@ -120,4 +119,8 @@ int pl_bpe_merge(const pl_bpe *b, int64_t n, pl_bpe_scratch *s, pl_ids *out, pl_
     for (int64_t i = s->heap_n / 2; i-- > 0;) sift_down(s->heap, s->heap_n, i);
     while (s->heap_n) join(b, symbol, pop(s), s);
     return give(symbol, n, out, err);
+}
+
+int pl_bpe_merge(const pl_bpe *b, int64_t n, pl_bpe_scratch *s, pl_ids *out, pl_error *err) {
+    return n <= SCAN_MAX ? scan(b, s->symbol, n, out, err) : pl_bpe_merge_long(b, n, s, out, err);
 }

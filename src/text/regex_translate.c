@@ -17,8 +17,9 @@
 /* \w is alphabetic, marks, decimal digits, connectors, and six more numbers, for Oniguruma's Latin-1 table is another
  * one */
 #define WORD                                                                                                           \
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\xb2\\xb3\\xb9\\xbc-\\xbe\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"              \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"                                        \
     "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+#define LATIN_NUMBERS "\\xb2\\xb3\\xb9\\xbc-\\xbe"
 #define MAX_GROUPS 64
 
 typedef struct translation {
@@ -107,8 +108,8 @@ static int escape(translation *t) {
     switch (c) {
     case 's': return put_set(t, SPACE, false);
     case 'S': return put_set(t, NOT_SPACE, false);
-    case 'w': return put_set(t, WORD, false);
-    case 'W': return t->in_class ? refuse(t, "\\W in a class") : put_set(t, WORD, true);
+    case 'w': return t->in_class ? put_set(t, WORD, false) : put_set(t, WORD LATIN_NUMBERS, false);
+    case 'W': return t->in_class ? refuse(t, "\\W in a class") : put_set(t, WORD LATIN_NUMBERS, true);
     case 'h': return put_set(t, "0-9a-fA-F", false);
     case 'v': return put(t, 2, "\\x0b");
     case 'p':

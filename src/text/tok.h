@@ -157,6 +157,8 @@ void pl_bpe_scratch_release(pl_bpe_scratch *s);
 int pl_bpe_encode(const pl_bpe *b, const char *s, size_t n, pl_bpe_scratch *scratch, pl_ids *out, pl_error *err);
 /* Joins symbols [0, n) by the merge rules and appends what is left. */
 int pl_bpe_merge(const pl_bpe *b, int64_t n, pl_bpe_scratch *scratch, pl_ids *out, pl_error *err);
+/* The way for long pieces, O(n log n); pl_bpe_merge takes it where it pays. Same result for any n. */
+int pl_bpe_merge_long(const pl_bpe *b, int64_t n, pl_bpe_scratch *scratch, pl_ids *out, pl_error *err);
 int pl_ids_reserve(pl_ids *ids, int64_t more, pl_error *err);
 int pl_ids_add(pl_ids *ids, int32_t id, pl_error *err);
 
