@@ -17,7 +17,7 @@ typedef struct attn_shape {
 
 static void attn_heads(pl_attn *a, dice *d) {
     static const int64_t sizes[] = {1, 2, 5, 8, 16, 17, 32, 64, 65, 80, 128, 129, 256};
-    a->D = sizes[pick(d, 0, PL_LEN(sizes) - 1)];
+    a->D = sizes[d->next % 3 ? pick(d, 0, 7) : pick(d, 8, PL_LEN(sizes) - 1)];
     a->KV = pick(d, 1, 3);
     a->H = a->KV * pick(d, 1, 4);
     a->q_stride = a->H * a->D + (coin(d) ? 0 : pick(d, 1, 9));
@@ -142,7 +142,7 @@ static int attentions(const pl_ops *ref, const pl_ops *ops, dice *d) {
         if (round % 4 == 3)
             cache_shape(&s, pick(d, 1, 6), pick(d, 0, 150), 100, d);
         else
-            forest_shape(&s, round % 4 == 0 ? pick(d, 1, 3) : pick(d, 1, 12), round % 4 == 0 ? 200 : 30, d);
+            forest_shape(&s, round % 4 == 0 ? pick(d, 1, 3) : pick(d, 1, 12), round % 4 == 0 ? 130 : 30, d);
         bad += attn_forward(ref, ops, &s, false, d);
         if (round % 3 == 0) bad += attn_forward(ref, ops, &s, true, d);
         if (round % 4 != 3) bad += attn_backward(ref, ops, &s, d);
