@@ -221,31 +221,48 @@ out:
 
 /* --- few rows ------------------------------------------------------------------------------------------------------
  */
-static int few_rows(pl_gemm_blocks *g, const pl_gemm_call *c, bool dry, pl_error *err) {
+/* Up to so many rows the weights are multiplied as they are read, PL_GEMM_FEW rows at a time: beyond, oneDNN is faster
+ * (measured), the later where weights would have to be converted for it. */
+enum { FEW_ROWS = 8, FEW_ROWS_CONVERTED = 16 };
+
+static bool is_few(const job *j) {
+    return j->call->kind == PL_GEMM_Y && j->call->m <= (j->convert_b ? FEW_ROWS_CONVERTED : FEW_ROWS);
+}
+
+/* Rows [0, m) of a with rows [n0, n0 + n) of the weights, which stay in the cache from one handful of rows to the next.
+ */
+static void few_rows_tile(const job *j, const float *a, int64_t lda, int64_t n0, int64_t n) {
+    const pl_gemm_call *c = j->call;
+    const char *b = (const char *)c->b + (size_t)(n0 * c->ldb) * pl_dtype_bytes(c->b_type);
+    for (int64_t m0 = 0; m0 < c->m; m0 += PL_GEMM_FEW)
+        j->g->rows->dots(c->c + m0 * c->ldc + n0, c->ldc, c->accumulate, a + m0 * lda, lda,
+                         PL_MIN(PL_GEMM_FEW, c->m - m0), b, c->b_type, c->bf16, c->ldb, n, c->k);
+}
+
+static int few_rows(const job *j, pl_error *err) {
+    pl_gemm_blocks *g = j->g;
+    const pl_gemm_call *c = j->call;
     const float *a = c->a;
-    int64_t lda = c->lda, step = 64;
+    int64_t lda = c->lda, step = 32;
     if (c->bf16) {
-        int rc = reserve(&g->a, &g->a_bytes, PL_GEMM_FEW, c->k, sizeof(float), err);
+        int rc = reserve(&g->a, &g->a_bytes, FEW_ROWS_CONVERTED, c->k, sizeof(float), err);
         if (rc) return rc;
-        for (int64_t i = 0; i < c->m && !dry; i++)
+        for (int64_t i = 0; i < c->m && !j->dry; i++)
             g->rows->to_f32((float *)g->a + i * c->k, c->a + i * lda, PL_F32, true, c->k);
         a = g->a;
         lda = c->k;
     }
-    if (dry) return 0;
-    size_t row_bytes = (size_t)c->ldb * pl_dtype_bytes(c->b_type);
+    if (j->dry) return 0;
 #pragma omp parallel for schedule(static) if (c->n * c->k > SERIAL_ELEMS)
-    for (int64_t n0 = 0; n0 < c->n; n0 += step)
-        g->rows->dots(c->c + n0, c->ldc, c->accumulate, a, lda, c->m, (const char *)c->b + (size_t)n0 * row_bytes,
-                      c->b_type, c->bf16, c->ldb, PL_MIN(step, c->n - n0), c->k);
+    for (int64_t n0 = 0; n0 < c->n; n0 += step) few_rows_tile(j, a, lda, n0, PL_MIN(step, c->n - n0));
     return 0;
 }
 
 /* --- calls ---------------------------------------------------------------------------------------------------------
  */
 static int walk(pl_gemm_blocks *g, const pl_gemm_call *call, bool dry, pl_error *err) {
-    if (call->kind == PL_GEMM_Y && call->m <= PL_GEMM_FEW) return few_rows(g, call, dry, err);
     job j = job_of(g, call, dry);
+    if (is_few(&j)) return few_rows(&j, err);
     return call->kind == PL_GEMM_DW ? weights(&j, err) : linear(&j, err);
 }
 

@@ -185,7 +185,8 @@ static void every_mode(pl_gemm_kind kind, int64_t tokens, int64_t out, int64_t i
 
 static void test_odd_shapes(void **state) {
     (void)state;
-    const int64_t tokens[] = {1, 2, 3, 4, 5, 31, 32, 33, 257, 300}, sizes[][2] = {{1, 1}, {7, 5}, {33, 17}, {70, 129}};
+    const int64_t tokens[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, 31, 32, 33, 257, 300},
+                  sizes[][2] = {{1, 1}, {7, 5}, {33, 17}, {70, 129}};
     for (int kind = PL_GEMM_Y; kind <= PL_GEMM_DW; kind++)
         for (int64_t t = 0; t < PL_LEN(tokens); t++)
             for (int64_t s = 0; s < PL_LEN(sizes); s++)
@@ -279,7 +280,7 @@ static void test_prepared(void **state) {
             product p = product_make(c, 0);
             assert_int_equal(pl_gemm_prepare(g, &p.call, NULL), 0);
             pl_test_fail_alloc_at(-1);
-            for (int64_t tokens = 1; tokens <= 1300; tokens += tokens < 10 ? 1 : 37) {
+            for (int64_t tokens = 1; tokens <= 1300; tokens += tokens < 20 ? 1 : 37) {
                 *(dw ? &p.call.k : &p.call.m) = tokens;
                 assert_int_equal(pl_gemm_run(g, &p.call, NULL), 0);
             }
