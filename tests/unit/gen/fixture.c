@@ -22,9 +22,9 @@ pl_json *golden_json(const char *name) {
     return json;
 }
 
-pl_machine *machine_of(const char *cpu) {
+pl_machine *machine_of(const char *cpu, int64_t threads) {
     pl_machine *m = NULL;
-    pl_machine_options o = {.cpu = cpu, .threads = 2};
+    pl_machine_options o = {.cpu = cpu, .threads = threads};
     MUST(pl_machine_new(&m, &o, err));
     return m;
 }

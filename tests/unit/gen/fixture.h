@@ -15,7 +15,7 @@
 /* Path below tests/golden; valid until the next four calls. */
 const char *golden(const char *name);
 pl_json *golden_json(const char *name);
-pl_machine *machine_of(const char *cpu);
+pl_machine *machine_of(const char *cpu, int64_t threads);
 /* Ids of a JSON list into out; their number. */
 int64_t read_ids(int32_t *out, int64_t most, const pl_json *list);
 

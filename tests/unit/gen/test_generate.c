@@ -85,7 +85,7 @@ static void test_greedy_goldens(void **state) {
     (void)state;
     pl_json *root = golden_json("generate/greedy.json");
     const pl_json *models = pl_json_get(root, "models");
-    pl_machine *generic = machine_of("generic");
+    pl_machine *generic = machine_of("generic", 1);
     assert_true(pl_json_len(models) >= 15);
     for (int64_t i = 0; i < pl_json_len(models); i++) {
         check_model(machine, pl_json_at(models, i), 16);
@@ -167,7 +167,7 @@ static void test_batched_is_single(void **state) {
     assert_true(same < 4);
 }
 
-/* Prompts longer than one step's tokens go in chunks: 100 prompts' worth of 60 tokens in steps of 512. */
+/* More prompt tokens than a step takes go in chunks: 16 prompts of 60 tokens in steps of 512; on two threads. */
 static void test_chunks(void **state) {
     (void)state;
     prompt_list list = {.n = MAX_PROMPTS};
@@ -179,8 +179,10 @@ static void test_chunks(void **state) {
     o.max_new_tokens = 9;
     o.batch_size = 1;
     generate(&one, machine, &o, list.items, list.n);
-    o.batch_size = 16; /* 16 * 59 tokens > 512 */
-    generate(&two, machine, &o, list.items, list.n);
+    o.batch_size = 16;
+    pl_machine *other = machine_of(NULL, 2);
+    generate(&two, other, &o, list.items, list.n);
+    pl_machine_free(other);
     same_results(&one, &two);
 }
 
@@ -431,7 +433,7 @@ static void test_line(void **state) {
 
 static int setup(void **state) {
     (void)state;
-    machine = machine_of(NULL);
+    machine = machine_of(NULL, 1);
     return 0;
 }
 
