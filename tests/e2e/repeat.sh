@@ -1,0 +1,89 @@
+#!/bin/bash
+# A run repeated, killed and resumed gives the same bytes; what must not be resumed or overwritten is refused.
+. "$(dirname "$0")/lib.sh"
+common=(--threads 1 --logging_steps 10 --run_name r)
+saves=(--save_strategy steps --save_steps 4 --save_total_limit 3)
+
+same_run() { # NAME A B: metrics and final model
+  "$compare_log" same "$2/metrics.jsonl" "$3/metrics.jsonl" || fail "$1: metrics differ"
+  same_file "$2"/r-dpo_final/model.safetensors "$3"/r-dpo_final/model.safetensors
+  if [ -d "$2/r-dpo_final/adapter" ]; then
+    same_file "$2"/r-dpo_final/adapter/adapter_model.safetensors "$3"/r-dpo_final/adapter/adapter_model.safetensors
+  fi
+}
+
+# kill_and_resume NAME UNBROKEN OPTION...: SIGKILL at random moments until the run ends by itself
+kill_and_resume() {
+  local name=$1 unbroken=$2 out=$work/$1 tries=0
+  shift 2
+  until "$plumb" dpo "$@" --out "$out" --resume >"$work/$name.log" 2>&1 &
+    pid=$!
+    # the first moments are early ones, then the run gets ever more time, so that it ends at last
+    sleep "0.$(printf '%03d' $((20 + RANDOM % 120 + tries * 40 > 999 ? 999 : 20 + RANDOM % 120 + tries * 40)))"
+    kill -KILL $pid 2>/dev/null
+    wait $pid 2>/dev/null
+  do
+    tries=$((tries + 1))
+    [ "$tries" -lt 60 ] || { fail "$name never ends: $(tail -n 2 "$work/$name.log")"; return; }
+    # a failure that is not ours is not retried
+    grep -q '^plumb dpo:' "$work/$name.log" && { fail "$name: $(tail -n 2 "$work/$name.log")"; return; }
+  done
+  echo "$name: killed $tries times (seed $seed)"
+  same_run "$name" "$unbroken" "$out"
+}
+
+seed=${PLUMB_TEST_SEED:-$$}
+RANDOM=$seed
+base=(--config runs/dpo_full/config.yaml "${common[@]}")
+full=("${base[@]}" "${saves[@]}")
+lora=(--config runs/dpo_lora/config.yaml "${common[@]}" "${saves[@]}" --disable_dropout false --lora_dropout 0.1)
+run full dpo "${full[@]}" --out "$work/full"
+run again dpo "${full[@]}" --out "$work/again"
+same_run repeat "$work/full" "$work/again"
+run lora dpo "${lora[@]}" --out "$work/lora"
+kill_and_resume full_killed "$work/full" "${full[@]}"
+kill_and_resume lora_killed "$work/lora" "${lora[@]}"
+
+# SIGTERM: the step ends, a checkpoint is written, the status says so, and the rest follows
+"$plumb" dpo "${base[@]}" --micro_batch_tokens 1 --out "$work/term" 2>"$work/term.log" &
+pid=$!
+for _ in $(seq 200); do
+  [ -s "$work/term/metrics.jsonl" ] && break
+  sleep 0.01
+done
+kill -TERM $pid 2>/dev/null # it may have ended already
+wait $pid
+status=$?
+if [ "$status" = 130 ]; then
+  grep -q 'stopped after step [0-9]*, which is saved' "$work/term.log" || fail "SIGTERM: $(tail -n 2 "$work/term.log")"
+else
+  [ "$status" = 0 ] || fail "SIGTERM: status $status: $(tail -n 2 "$work/term.log")"
+  echo "SIGTERM: the run had ended already"
+fi
+run slow dpo "${base[@]}" --micro_batch_tokens 1 --out "$work/slow"
+run term2 dpo "${base[@]}" --micro_batch_tokens 1 --out "$work/term" --resume
+same_run SIGTERM "$work/slow" "$work/term"
+
+# what differs is named
+steps=("$work"/full/r-dpo_step*)
+[ ${#steps[@]} = 3 ] || fail "save_total_limit 3 left ${#steps[@]} checkpoints"
+ls -d "$work"/full/*.tmp* 2>/dev/null && fail "temporary names are left"
+refuse 1 'learning_rate was 0.0003, is 0.001' dpo "${full[@]}" --learning_rate 1e-3 --out "$work/full" --resume
+refuse 1 'beta was 0.1, is 0.2' dpo "${full[@]}" --beta 0.2 --out "$work/full" --resume
+refuse 1 'the training data' dpo "${full[@]}" --data pairs/test.jsonl --out "$work/full" --resume
+refuse 1 'the model \(content' dpo "${full[@]}" --model qwen2 --out "$work/full" --resume
+refuse 1 'precision differs' dpo "${full[@]}" --bf16 true --out "$work/full" --resume
+refuse 1 'is not empty .*--resume' dpo "${full[@]}" --out "$work/full"
+refuse 2 'overwrite_output_dir' dpo "${full[@]}" --out "$work/full" --resume --overwrite_output_dir
+same_run untouched "$work/full" "$work/again"
+run over dpo "${full[@]}" --out "$work/full" --overwrite_output_dir
+same_run overwritten "$work/full" "$work/again"
+
+# one run at a time in a directory
+if command -v flock >/dev/null; then
+  exec 9>"$work/again/.lock"
+  flock -n 9 || fail "the lock is still held after the run"
+  refuse 1 'in use by another run' dpo "${full[@]}" --out "$work/again" --resume
+  exec 9>&-
+fi
+finish
