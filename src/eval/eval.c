@@ -4,21 +4,22 @@
 #include "loss/objective.h"
 #include "plumb/log.h"
 
-/* Running mean and sum of squared distances from it (Welford 1962), so that equal values have no spread. */
+/* Sum, and sum of squared distances from the running mean (Welford 1962), so that equal values have no spread. */
 typedef struct spread {
     int64_t n;
-    double mean, squares;
+    double sum, mean, squares;
 } spread;
 
 static void add(spread *s, double x) {
     double before = x - s->mean;
+    s->sum += x;
     s->mean += before / (double)++s->n;
     s->squares += before * (x - s->mean);
 }
 
 static pl_mean mean_of(const spread *s) {
     double n = (double)s->n;
-    return (pl_mean){.mean = s->mean, .se = s->n > 1 ? sqrt(s->squares / (n - 1) / n) : NAN};
+    return (pl_mean){.mean = s->sum / n, .se = s->n > 1 ? sqrt(s->squares / (n - 1) / n) : NAN};
 }
 
 typedef struct scores {

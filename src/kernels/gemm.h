@@ -5,14 +5,14 @@
  *   PL_GEMM_DX : C[m,n] = A[m,k] B[k,n]       (m tokens, n = in,  k = out, B = W)
  *   PL_GEMM_DW : C[m,n] = A[k,m]^T B[k,n]     (m = out, n = in, k tokens; A = dY, B = X, both real)
  * A and C are real. B of the first two kinds is stored in b_type; in the third it is real.
- * Slack: the token dimension may be rounded up to a multiple of PL_ROW_SLACK inside: A and C of Y and DX, and A and B of DW, must have
- * that many rows allocated; rows behind the last token are scratch that the call may read and write (and must leave finite).
+ * Slack: the token dimension may be rounded up to a multiple of PL_ROW_SLACK inside: A and C of Y and DX, and A and B
+ * of DW, must have that many rows allocated; rows behind the last token are scratch that the call may read and write
+ * (and must leave finite).
  *
- * bf16: operands are rounded to bf16 (nearest even), products accumulated in fp32, result fp32. Without native bf16 the rounded
- * operands are multiplied in f32 (same rounding).
- * The provider owns its primitives and conversion scratch: both are made in pl_gemm_prepare, so that pl_gemm_run allocates nothing
- * of ours. Running an unprepared shape prepares it on the way (tests and small tools). Not thread-safe: one caller at a time; it
- * threads inside. */
+ * bf16: operands are rounded to bf16 (nearest even), products accumulated in fp32, result fp32. Without native bf16 the
+ * rounded operands are multiplied in f32 (same rounding). The provider owns its primitives and conversion scratch: both
+ * are made in pl_gemm_prepare, so that pl_gemm_run allocates nothing of ours. Running an unprepared shape prepares it
+ * on the way (tests and small tools). Not thread-safe: one caller at a time; it threads inside. */
 #ifndef PL_GEMM_H
 #define PL_GEMM_H
 
@@ -39,8 +39,8 @@ typedef struct pl_gemm_call {
 
 typedef struct pl_gemm pl_gemm;
 
-/* level GENERIC: the reference product (plain loops over real, f64 build: the only one). Otherwise oneDNN limited to `level`;
- * the first call in a process fixes oneDNN's level (DECISIONS 17). PL_E_NOMEM, PL_E_INTERNAL. */
+/* level GENERIC: the reference product (plain loops over real, f64 build: the only one). Otherwise oneDNN limited to
+ * `level`; the first call in a process fixes oneDNN's level (DECISIONS 17). PL_E_NOMEM, PL_E_INTERNAL. */
 int pl_gemm_new(pl_gemm **out, pl_cpu_level level, const pl_ops *ops, pl_error *err);
 void pl_gemm_free(pl_gemm *g);
 /* Makes what a call of this shape (pointers ignored) needs, for any token count up to the one given. */

@@ -1,7 +1,8 @@
-/* kernels/ops.h: the op table. Every op has a reference version (kernels/ref, written over `real`), which is its specification;
- * each instruction-set level overwrites what it has. Ops work on whole arrays, thread inside with OpenMP, and reduce in an order
- * that does not depend on the number of threads. No op allocates. Arrays are row-major and dense unless a stride is given, need only
- * element alignment, and do not overlap unless the op says "in place". T tokens, C width, H heads, D head size, V vocabulary. */
+/* kernels/ops.h: the op table. Every op has a reference version (kernels/ref, written over `real`), which is its
+ * specification; each instruction-set level overwrites what it has. Ops work on whole arrays, thread inside with
+ * OpenMP, and reduce in an order that does not depend on the number of threads. No op allocates. Arrays are row-major
+ * and dense unless a stride is given, need only element alignment, and do not overlap unless the op says "in place". T
+ * tokens, C width, H heads, D head size, V vocabulary. */
 #ifndef PL_OPS_H
 #define PL_OPS_H
 
@@ -13,9 +14,9 @@ typedef struct pl_key_range {
     int64_t first, count;
 } pl_key_range;
 
-/* A run of consecutive query rows that share their visible ranges (a segment of the forest, or the new tokens of a sequence that is
- * being generated). Query i of the run (0-based) sees all keys of its ranges, and of its own keys the rows
- * [own_first, own_first + own_past + i]. Training: own_first == q_first and own_past == 0. */
+/* A run of consecutive query rows that share their visible ranges (a segment of the forest, or the new tokens of a
+ * sequence that is being generated). Query i of the run (0-based) sees all keys of its ranges, and of its own keys the
+ * rows [own_first, own_first + own_past + i]. Training: own_first == q_first and own_past == 0. */
 typedef struct pl_attn_run {
     int64_t q_first, q_count;
     int64_t own_first, own_past;
@@ -23,10 +24,10 @@ typedef struct pl_attn_run {
 } pl_attn_run;
 
 typedef struct pl_attn {
-    int64_t T;       /* rows of q and o */
-    int64_t H, KV, D; /* query heads, key/value heads (H % KV == 0), head size (<= 256) */
+    int64_t T;                             /* rows of q and o */
+    int64_t H, KV, D;                      /* query heads, key/value heads (H % KV == 0), head size (<= 256) */
     int64_t q_stride, kv_stride, o_stride; /* elements between rows of q; of k and v; of o (>= H*D, KV*D, H*D) */
-    real scale;      /* multiplies q.k */
+    real scale;                            /* multiplies q.k */
     int64_t nruns;
     const pl_attn_run *runs;
     const pl_key_range *ranges;
@@ -34,11 +35,11 @@ typedef struct pl_attn {
 
 /* Running statistics of one row of the vocabulary head, updated tile by tile (online softmax, DECISIONS 6). */
 typedef struct pl_head_stat {
-    real max;    /* running maximum of z; start -INFINITY */
-    real sum;    /* sum exp(z - max) */
-    real sum_z;  /* sum exp(z - max) * z */
-    real sum2;   /* sum exp(2 (z - max)) */
-    double total; /* sum z */
+    real max;       /* running maximum of z; start -INFINITY */
+    real sum;       /* sum exp(z - max) */
+    real sum_z;     /* sum exp(z - max) * z */
+    real sum2;      /* sum exp(2 (z - max)) */
+    double total;   /* sum z */
     int64_t argmax; /* smallest id that attains max; start -1 */
 } pl_head_stat;
 
@@ -77,44 +78,54 @@ typedef struct pl_ops {
     void (*scatter_add_rows)(real *y, const real *x, const int64_t *rows, int64_t n, int64_t C);
 
     /* RMSNorm: rstd[t] = 1/sqrt(mean x^2 + eps), y = x*rstd*w. y == x is allowed. rstd may be NULL.
-     * bwd: dx[t,:] (+)= ..., accumulate says which; dw[:] += sum_t dy*x*rstd in order of t, NULL when w is frozen. dx == dy allowed
-     * only without accumulate. */
+     * bwd: dx[t,:] (+)= ..., accumulate says which; dw[:] += sum_t dy*x*rstd in order of t, NULL when w is frozen. dx
+     * == dy allowed only without accumulate. */
     void (*rmsnorm)(real *y, real *rstd, const real *x, const real *w, real eps, int64_t T, int64_t C);
-    void (*rmsnorm_bwd)(real *dx, bool accumulate, real *dw, const real *dy, const real *x, const real *w, const real *rstd,
-                        int64_t T, int64_t C);
+    void (*rmsnorm_bwd)(real *dx, bool accumulate, real *dw, const real *dy, const real *x, const real *w,
+                        const real *rstd, int64_t T, int64_t C);
 
-    /* RoPE, half-split form, in place over x [T, heads*D] with row stride ld: the first `rot` dims of each head are rotated by
-     * the angles whose cos and sin are [T, rot/2]; inverse rotates back (the backward pass). */
-    void (*rope)(real *x, int64_t ld, const real *cosine, const real *sine, bool inverse, int64_t T, int64_t heads, int64_t D,
-                 int64_t rot);
+    /* RoPE, half-split form, in place over x [T, heads*D] with row stride ld: the first `rot` dims of each head are
+     * rotated by the angles whose cos and sin are [T, rot/2]; inverse rotates back (the backward pass). */
+    void (*rope)(real *x, int64_t ld, const real *cosine, const real *sine, bool inverse, int64_t T, int64_t heads,
+                 int64_t D, int64_t rot);
 
-    /* Attention over key ranges, softmax in real, grouped heads. o [T,H*D]; lse [T,H] (log sum exp of scaled scores; NULL in
-     * inference). bwd adds nothing: it overwrites dq (stride q_stride) and dk, dv (stride kv_stride) for all rows that runs
-     * mention, reading do (stride o_stride), o and lse; delta [T,H] is scratch of the caller. Training layout only (k rows == q rows). */
+    /* Attention over key ranges, softmax in real, grouped heads. o [T,H*D]; lse [T,H] (log sum exp of scaled scores;
+     * NULL in inference). bwd adds nothing: it overwrites dq (stride q_stride) and dk, dv (stride kv_stride) for all
+     * rows that runs mention, reading do (stride o_stride), o and lse; delta [T,H] is scratch of the caller. Training
+     * layout only (k rows == q rows). */
     void (*attn)(real *o, real *lse, const real *q, const real *k, const real *v, const pl_attn *a);
-    void (*attn_bwd)(real *dq, real *dk, real *dv, real *delta, const real *d_o, const real *o, const real *lse, const real *q,
-                     const real *k, const real *v, const pl_attn *a);
+    void (*attn_bwd)(real *dq, real *dk, real *dv, real *delta, const real *d_o, const real *o, const real *lse,
+                     const real *q, const real *k, const real *v, const pl_attn *a);
 
     /* SwiGLU over n: y = silu(g)*u, silu(g) = g/(1+exp(-g)). y == g or y == u allowed.
      * bwd: dg, du from dy; dg == g, du == u and du == dy allowed. */
     void (*swiglu)(real *y, const real *g, const real *u, int64_t n);
     void (*swiglu_bwd)(real *dg, real *du, const real *dy, const real *g, const real *u, int64_t n);
 
-    /* One tile z [R,n] (row stride ld) of vocabulary ids v0 .. v0+n-1: updates stat[r]. want_exp: also overwrites z with
-     * exp(z - new max) and gives rescale[r] = exp(old max - new max), by which sums formed with the old maximum must be scaled. */
-    void (*head_tile)(real *z, int64_t ld, int64_t R, int64_t n, int64_t v0, pl_head_stat *stat, bool want_exp, real *rescale);
+    /* One tile z [R,n] (row stride ld) of vocabulary ids v0 .. v0+n-1: updates stat[r]. want_exp: also overwrites z
+     * with exp(z - new max) and gives rescale[r] = exp(old max - new max), by which sums formed with the old maximum
+     * must be scaled. */
+    void (*head_tile)(real *z, int64_t ld, int64_t R, int64_t n, int64_t v0, pl_head_stat *stat, bool want_exp,
+                      real *rescale);
     /* z := coef[r] * exp(z - lse[r]) in place: the softmax part of dlogits when the head is trained. */
     void (*head_softmax)(real *z, int64_t ld, int64_t R, int64_t n, const real *lse, const real *coef);
 
-    /* y = x * mask / (1-p) (or y += when accumulate); mask element (t,c) from Philox(key, row_id[t], c), see kernels/ref/dropout.c.
-     * y == x allowed without accumulate. */
-    void (*dropout)(real *y, bool accumulate, const real *x, const uint64_t *row_id, uint64_t key, real p, int64_t T, int64_t C);
+    /* y = x * mask / (1-p) (or y += when accumulate); mask element (t,c) from Philox(key, row_id[t], c), see
+     * kernels/ref/dropout.c. y == x allowed without accumulate. */
+    void (*dropout)(real *y, bool accumulate, const real *x, const uint64_t *row_id, uint64_t key, real p, int64_t T,
+                    int64_t C);
 
     void (*adamw)(real *p, const real *g, real *m, real *v, int64_t n, const pl_adamw *a);
 } pl_ops;
 
 /* CPU features, as detected and masked. A level implies the ones before it. */
-typedef enum pl_cpu_level { PL_CPU_GENERIC, PL_CPU_AVX2, PL_CPU_AVX512, PL_CPU_AVX512_BF16, PL_CPU_LEVELS } pl_cpu_level;
+typedef enum pl_cpu_level {
+    PL_CPU_GENERIC,
+    PL_CPU_AVX2,
+    PL_CPU_AVX512,
+    PL_CPU_AVX512_BF16,
+    PL_CPU_LEVELS
+} pl_cpu_level;
 pl_cpu_level pl_cpu_detect(void);
 const char *pl_cpu_level_name(pl_cpu_level level);
 /* "generic", "avx2", "avx512", "avx512bf16" (as in PLUMB_CPU). PL_E_OPTION lists the names. */
@@ -128,7 +139,8 @@ void pl_ops_add_avx2(pl_ops *ops);
 void pl_ops_add_avx512(pl_ops *ops);
 void pl_ops_add_avx512bf16(pl_ops *ops);
 
-/* Denormals as zero in this thread and in all OpenMP threads; leave restores what enter found (public entry points pair them). */
+/* Denormals as zero in this thread and in all OpenMP threads; leave restores what enter found (public entry points pair
+ * them). */
 #define PL_MAX_THREADS 256
 typedef struct pl_fp_state {
     int threads;

@@ -1,4 +1,5 @@
 /* Log-probs and evaluation: TRL's numbers of the first step, references, cuts, row numbers, JSON, errors. */
+/* ctest-label: threads */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

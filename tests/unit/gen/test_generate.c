@@ -1,5 +1,6 @@
 /* Generation against transformers' greedy ids, text and log-probs; batches against single sequences; ends, limits,
  * order, errors, failing allocations. */
+/* ctest-label: threads */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

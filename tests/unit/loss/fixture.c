@@ -52,7 +52,8 @@ static void open_model(fixture *f, const char *model) {
 }
 
 static void open_buffers(fixture *f, bool training, bool recompute, int64_t rank) {
-    pl_decoder_spec ds = {.max_tokens = 512, .training = training, .recompute = recompute, .max_rank = rank, .dropout = true};
+    pl_decoder_spec ds = {
+        .max_tokens = 512, .training = training, .recompute = recompute, .max_rank = rank, .dropout = true};
     pl_head_spec hs = {
         .max_rows = 512, .max_targets = 512, .training = training, .trained = training && !f->trainable.is_lora};
     pl_forest_caps caps = {512, 32, 512, 32, 64, 16};

@@ -1,0 +1,102 @@
+#!/bin/bash
+# What is wrong is refused, by name, with the right status, and leaves nothing behind.
+. "$(dirname "$0")/lib.sh"
+ok=(--model llama --data pairs/train.jsonl --out "$work/run" --threads 1)
+
+# usage and options: 2
+refuse 2 'Usage: plumb COMMAND'
+refuse 2 'no command `dop`; did you mean `dpo`' dop
+refuse 2 'a command is expected' --model llama
+refuse 2 'learning_rat: .*did you mean `learning_rate`' dpo "${ok[@]}" --learning_rat 1
+refuse 2 'beta: plumb sft does not use it \(it belongs to plumb dpo' sft "${ok[@]}" --beta 1
+refuse 2 'beta.*`much`' dpo "${ok[@]}" --beta much
+refuse 2 'beta' dpo "${ok[@]}" --beta -1
+refuse 2 'lr_scheduler_type.*linear' dpo "${ok[@]}" --lr_scheduler_type wavy
+refuse 2 '--model is missing' dpo --data pairs --out "$work/run"
+refuse 2 '--out is missing' dpo --model llama --data pairs
+refuse 2 'lora_r.*use_peft' dpo "${ok[@]}" --lora_r 4
+refuse 2 'packing' dpo "${ok[@]}" --packing true
+refuse 2 'optim' dpo "${ok[@]}" --optim sgd
+refuse 2 'threads' dpo "${ok[@]}" --threads 0
+refuse 2 'give --prompt TEXT or --data FILE' generate --model llama
+refuse 2 'give one of' tokenize --model llama
+refuse 2 'no token id' tokenize --model llama --decode --ids 1 x
+refuse 2 'temperature 0' generate --model llama --prompt a --temperature 0 --top_k 3
+refuse 2 'an option is expected' dpo llama
+
+# YAML
+yaml() { printf '%b' "$1" >"$work/c.yaml"; }
+yaml 'model_name_or_path: llama\nlearning_rte: 1\n'
+refuse 2 'c.yaml:2: learning_rte.*learning_rate' dpo "${ok[@]:2}" --config "$work/c.yaml"
+yaml 'beta: [1, 2]\n'
+refuse 2 'c.yaml:1: beta' dpo "${ok[@]}" --config "$work/c.yaml"
+yaml 'beta: 0.1\nbeta: 0.2\n'
+refuse 1 'c.yaml.*beta|beta.*twice' dpo "${ok[@]}" --config "$work/c.yaml"
+yaml 'beta: {\n'
+refuse 1 'c.yaml' dpo "${ok[@]}" --config "$work/c.yaml"
+refuse 1 'nothere.yaml' dpo "${ok[@]}" --config nothere.yaml
+yaml 'evaluation_strategy: "no"\nreport_to: wandb\npreprocessing_num_workers: 12\nhub_model_id: me/mine\npush_to_hub: false\nbeta: 0.2\nlabel_smoothing: 0.0\nmax_steps: 1\n'
+run taken dpo "${ok[@]}" --config "$work/c.yaml" --beta 0.3 --overwrite_output_dir
+grep -q 'evaluation_strategy is an older name of eval_strategy' "$work/taken.stderr" || fail "no note about an old name"
+grep -q 'report_to has no effect' "$work/taken.stderr" || fail "no note about report_to"
+grep -qE '^beta: 0.3$' "$work/run/config.yaml" || fail "the command line does not override the file"
+yaml 'label_smoothing: 0.1\n'
+refuse 2 'label_smoothing' dpo "${ok[@]}" --config "$work/c.yaml"
+yaml 'dataloader_drop_last: true\n'
+refuse 2 'dataloader_drop_last' dpo "${ok[@]}" --config "$work/c.yaml"
+yaml 'push_to_hub: true\n'
+refuse 2 'push_to_hub' dpo "${ok[@]}" --config "$work/c.yaml"
+rm -rf "$work/run"
+
+# files
+refuse 1 'nothere' dpo "${ok[@]:2}" --model nothere
+refuse 1 'plumb never downloads' dpo --model llama --data Anthropic/hh-rlhf --out "$work/run"
+: >"$work/empty.jsonl"
+refuse 1 'empty.jsonl' dpo --model llama --data "$work/empty.jsonl" --out "$work/run"
+echo '{"prompt": "a", "chosen": 3, "rejected": "c"}' >"$work/types.jsonl"
+refuse 1 'types.jsonl:1.*chosen' dpo --model llama --data "$work/types.jsonl" --out "$work/run"
+printf '{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": \n' >"$work/broken.jsonl"
+refuse 1 'broken.jsonl:2' dpo --model llama --data "$work/broken.jsonl" --out "$work/run"
+refuse 1 'rejected|prompt' dpo --model llama --data texts/train.jsonl --out "$work/run"
+echo '{"ids": [1, -2]}' >"$work/ids.jsonl"
+refuse 1 'ids.jsonl:1.*\[1\] is no token id' tokenize --model llama --decode --data "$work/ids.jsonl"
+echo '{"ids": [1, 100000]}' >"$work/ids.jsonl"
+refuse 1 'ids.jsonl' tokenize --model llama --decode --data "$work/ids.jsonl"
+echo '{"txt": "a"}' >"$work/t.jsonl"
+refuse 1 't.jsonl:1.*no "text"' tokenize --model llama --data "$work/t.jsonl"
+[ -e "$work/run" ] && fail "a refused run left its directory behind"
+
+# models
+model() { rm -rf "$work/m" && cp -r llama "$work/m"; }
+model
+sed -i 's/"model_type": *"llama"/"model_type": "mamba"/' "$work/m/config.json"
+refuse 1 'mamba' dpo --model "$work/m" --data pairs --out "$work/run"
+model
+truncate -s -100 "$work/m/model.safetensors"
+refuse 1 'model.safetensors' dpo --model "$work/m" --data pairs --out "$work/run"
+model
+printf '\377\377\377\377\377\377\377\177' | dd of="$work/m/model.safetensors" conv=notrunc 2>/dev/null
+refuse 1 'model.safetensors' logps --model "$work/m" --data pairs
+model
+rm "$work/m/tokenizer.json"
+refuse 1 'tokenizer.json' dpo --model "$work/m" --data pairs --out "$work/run"
+model
+sed -i 's/"hidden_size": *32/"hidden_size": 48/' "$work/m/config.json"
+refuse 1 'model.safetensors|hidden_size|rows|cols' dpo --model "$work/m" --data pairs --out "$work/run"
+model
+# the last weights of the file become NaN
+size=$(stat -c %s "$work/m/model.safetensors")
+for _ in 1 2 3 4; do printf '\000\000\300\177'; done |
+  dd of="$work/m/model.safetensors" bs=1 seek=$((size - 16)) conv=notrunc 2>/dev/null
+refuse 1 'step 1.*(not finite|NaN|nan)' dpo --model "$work/m" --data pairs/train.jsonl --max_length 128 --out "$work/run"
+tail -n 2 "$work/refused.stderr"
+
+# messages as JSON
+"$plumb" dpo "${ok[@]}" --beta much --log_format json 2>"$work/json.stderr"
+grep -qE '^\{"level":"error","text":".*much.*","hint":".*"\}?' "$work/json.stderr" || fail "no JSON error: $(cat "$work/json.stderr")"
+# output that cannot be written
+if [ -e /dev/full ]; then
+  "$plumb" logps --model llama --data pairs --threads 1 >/dev/full 2>/dev/null && fail "a full disk goes unnoticed (logps)"
+  "$plumb" doctor >/dev/full 2>/dev/null && fail "a full disk goes unnoticed (doctor)"
+fi
+finish
