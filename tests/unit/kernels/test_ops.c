@@ -295,7 +295,7 @@ static void run_head(const pl_ops *ops, void *const *p, const kcase *c) {
     pl_head_stat s[16];
     for (int64_t r = 0; r < R; r++) s[r] = (pl_head_stat){.max = -INFINITY, .argmax = -1};
     for (int tile = 0; tile < 3; tile++)
-        ops->head_tile((float *)p[0] + tile * R * ld, ld, R, n, 100 + tile * n, s, c->flag,
+        ops->head_tile((float *)p[0] + tile * R * ld, ld, R, n, 100 + (c->flag2 ? 2 - tile : tile) * n, s, c->flag,
                        c->flag ? (float *)p[1] + tile * R : NULL);
     double *const *out = (double *const *)(p + 2);
     for (int64_t r = 0; r < R; r++) {
@@ -306,6 +306,7 @@ static void run_head(const pl_ops *ops, void *const *p, const kcase *c) {
 
 static int head_tiles(const pl_ops *ref, const pl_ops *ops, int64_t R, int64_t n, int variant, dice *d) {
     kcase c = {.op = "head_tile", .i = {R, n, n + pick(d, 0, 3)}, .run = run_head, .flag = variant & 1};
+    c.flag2 = variant == 8 && coin(d); /* tiles in descending order: the smaller id of a tie comes last */
     snprintf(c.shape, sizeof c.shape, "R %d, n %d, variant %d", (int)R, (int)n, variant);
     int64_t size = 3 * R * c.i[2];
     float *z = buf_normal(&c, "z", size, variant & 2 ? 30 : 3, d);
