@@ -116,7 +116,7 @@ static int attn_backward(const pl_ops *ref, const pl_ops *ops, const attn_shape 
     const pl_attn *a = &s->a;
     kcase c = {.op = "attn_bwd", .run = run_attn_bwd, .extra = s};
     name_shape(&c, s);
-    double error = 16 * attn_error(s), group = (double)(a->H / a->KV);
+    double error = 2 * attn_error(s), group = (double)(a->H / a->KV);
     buf_out(&c, "dq", a->T * a->q_stride, error, error, d);
     buf_out(&c, "dk", a->T * a->kv_stride, error, error * group * 4, d);
     buf_out(&c, "dv", a->T * a->kv_stride, error, error * group * 4, d);
