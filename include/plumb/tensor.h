@@ -12,15 +12,13 @@ extern "C" {
 
 /* name, safetensors name, bytes per element */
 // clang-format off
-#define PL_DTYPES(X)                                                                                                   \
-    X(PL_F32, "F32", 4)                                                                                                \
-    X(PL_F16, "F16", 2)                                                                                                \
-    X(PL_BF16, "BF16", 2)                                                                                              \
-    X(PL_F64, "F64", 8)                                                                                                \
-    X(PL_I64, "I64", 8) X(PL_I32, "I32", 4) X(PL_I16, "I16", 2) X(PL_I8, "I8", 1) X(PL_U64, "U64", 8)                  \
-        X(PL_U32, "U32", 4) X(PL_U16, "U16", 2) X(PL_U8, "U8", 1) X(PL_BOOL, "BOOL", 1) X(PL_F8_E5M2, "F8_E5M2", 1)    \
-            X(PL_F8_E4M3, "F8_E4M3", 1)
-// clang-format on
+/* clang-format off */
+#define PL_DTYPES(X) \
+    X(PL_F32, "F32", 4) X(PL_F16, "F16", 2) X(PL_BF16, "BF16", 2) X(PL_F64, "F64", 8) \
+    X(PL_I64, "I64", 8) X(PL_I32, "I32", 4) X(PL_I16, "I16", 2) X(PL_I8, "I8", 1) \
+    X(PL_U64, "U64", 8) X(PL_U32, "U32", 4) X(PL_U16, "U16", 2) X(PL_U8, "U8", 1) \
+    X(PL_BOOL, "BOOL", 1) X(PL_F8_E5M2, "F8_E5M2", 1) X(PL_F8_E4M3, "F8_E4M3", 1)
+/* clang-format on */
 
 typedef enum pl_dtype {
 #define PL_DTYPE_ENUM(id, name, bytes) id,
