@@ -11,7 +11,6 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 /* name, safetensors name, bytes per element */
-// clang-format off
 /* clang-format off */
 #define PL_DTYPES(X) \
     X(PL_F32, "F32", 4) X(PL_F16, "F16", 2) X(PL_BF16, "BF16", 2) X(PL_F64, "F64", 8) \
