@@ -97,7 +97,8 @@ typedef enum pl_train_event_kind {
     PL_TRAIN_REFERENCE, /* rows of the reference pass: done of total */
     PL_TRAIN_STEP,      /* an optimizer step ended: done of total; values of this step */
     PL_TRAIN_LOG,       /* every logging_steps: means over the window, as TRL prints them */
-    PL_TRAIN_EVAL       /* an evaluation ended: its values */
+    PL_TRAIN_EVAL,      /* an evaluation ended: its values */
+    PL_TRAIN_FINAL      /* the final model is written: in `path` */
 } pl_train_event_kind;
 
 typedef struct pl_train_event {
@@ -107,6 +108,7 @@ typedef struct pl_train_event {
     const pl_named_value *values; /* borrowed for the call */
     int64_t nvalues;
     double eta_seconds, pairs_per_second, tokens_per_second;
+    const char *path; /* borrowed for the call; NULL but for PL_TRAIN_FINAL */
 } pl_train_event;
 
 typedef struct pl_train_hooks {

@@ -213,7 +213,11 @@ static int finish(pl_run *r, pl_error *err) {
     }
     rc = pl_record_sync(&r->record, err);
     if (rc == 0) rc = pl_final_save(&r->saver, &r->policy, &path, err);
-    if (rc == 0) pl_log(PL_LOG_INFO, "final model: %s%s", path, r->is_lora ? " (merged), adapter in its adapter/" : "");
+    if (rc == 0) {
+        pl_log(PL_LOG_INFO, "final model: %s%s", path, r->is_lora ? " (merged), adapter in its adapter/" : "");
+        pl_train_event e = {.kind = PL_TRAIN_FINAL, .done = r->state.step, .total = r->schedule.steps, .path = path};
+        emit(r, &e);
+    }
     pl_free(path);
     return rc;
 }

@@ -36,6 +36,17 @@ missing=$(comm -23 "$prefix/declared" "$prefix/exported" | comm -23 - "$prefix/i
 "$prefix/user-static" || die "the program with the static library failed: $?"
 ldd "$prefix/user-static" | grep -q libplumb && die "the static program uses the shared library"
 
+# The example fine-tunes and generates: 40 steps teach a tiny model its 13 rows by heart, so it answers one of them.
+golden=$here/../golden/trl
+"$cc" -std=c17 -Wall -Wextra -Werror "${cflags[@]}" "$here/../../examples/finetune.c" -o "$prefix/finetune" "${libs[@]}"
+"$prefix/finetune" "$golden/llama" "$golden/completions/train.jsonl" "$prefix/run" $'Q: What is 25 + 7?\nA:' \
+  --max_length 128 --max_steps 40 --learning_rate 0.02 --lora_target_modules all-linear --lora_dropout 0 --bf16 false \
+  >"$prefix/finetune.out" 2>"$prefix/finetune.err" || { tail -n 5 "$prefix/finetune.err"; die "the example failed"; }
+[ "$(grep -c '^step [0-9]* of 40  loss [0-9.]*' "$prefix/finetune.out")" = 40 ] || die "the example shows no progress"
+grep -qx 'A: 32.' "$prefix/finetune.out" || die "the example's model says: $(tail -n 2 "$prefix/finetune.out")"
+"$prefix/finetune" "$golden/llama" "$golden/nothing" "$prefix/run2" a 2>"$prefix/finetune.err" >&2 && die "the example ignores errors"
+grep -q 'nothing' "$prefix/finetune.err" || die "the example's error: $(cat "$prefix/finetune.err")"
+
 [ -e "$prefix/share/doc/plumb/LICENSE" ] || die "no LICENSE"
 if [ -e "$build/plumb" ]; then
   "$prefix/bin/plumb" --version >/dev/null || die "the installed program does not run"
