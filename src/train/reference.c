@@ -21,21 +21,21 @@ void pl_reference_release(pl_reference *r) {
 }
 
 void pl_reference_sentence(char *out, size_t size, const pl_reference *r, const pl_config *c) {
-    static const char *const what[] = {
-        [PL_REF_NONE] = "none: this objective has no reference",
-        [PL_REF_BASE] = "the initial model",
-        [PL_REF_ADAPTER_OFF] = "the base model, with the adapter off",
-        [PL_REF_ADAPTER] = "the base model with the starting adapter, frozen",
-        [PL_REF_MODEL] = "the model in",
-    };
-    const char *how = r->kind == PL_REF_NONE        ? ""
-                      : c->precompute_ref_log_probs ? "; its log-probs are computed once, before training"
-                                                    : "; its log-probs are computed in every step";
-    const char *which = r->kind == PL_REF_MODEL     ? c->ref_model
-                        : r->kind == PL_REF_ADAPTER ? c->adapter
-                        : r->kind == PL_REF_NONE    ? ""
-                                                    : c->model_name_or_path;
-    snprintf(out, size, "reference = %s%s%s%s", what[r->kind], *which ? " " : "", which, how);
+    const char *how = c->precompute_ref_log_probs ? "its log-probs are computed once, before training"
+                                                  : "its log-probs are computed in every step";
+    const char *base = c->model_name_or_path;
+    switch (r->kind) {
+    case PL_REF_NONE: snprintf(out, size, "reference = none: this objective has no reference"); break;
+    case PL_REF_BASE: snprintf(out, size, "reference = the initial model %s; %s", base, how); break;
+    case PL_REF_ADAPTER_OFF:
+        snprintf(out, size, "reference = the base model %s, with the adapter off; %s", base, how);
+        break;
+    case PL_REF_ADAPTER:
+        snprintf(out, size, "reference = the base model %s with the starting adapter %s, frozen; %s", base, c->adapter,
+                 how);
+        break;
+    case PL_REF_MODEL: snprintf(out, size, "reference = the model in %s; %s", c->ref_model, how); break;
+    }
 }
 
 int pl_reference_key(pl_hash *out, const pl_reference *r, const pl_hash *model_hash, const char *adapter_dir,

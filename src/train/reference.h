@@ -29,7 +29,7 @@ void pl_reference_release(pl_reference *r);
 static inline bool pl_reference_is_initial(const pl_reference *r) {
     return r->kind != PL_REF_NONE && r->kind != PL_REF_MODEL;
 }
-/* One sentence: "reference = the base model (adapter off), computed live in each step". */
+/* One sentence: "reference = the base model llama, with the adapter off; its log-probs are computed in every step". */
 void pl_reference_sentence(char *out, size_t size, const pl_reference *r, const pl_config *c);
 
 /* All log-probs of d, from the cache directory or computed and stored there: out [rows * answers], owned by the caller.

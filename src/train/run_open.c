@@ -128,7 +128,9 @@ static int open_peft(pl_run *r, pl_error *err) {
     r->peft.rslora = c->use_rslora;
     r->peft.dropout = c->lora_dropout;
     const pl_strlist *targets = &c->lora_target_modules;
-    return targets->n ? pl_peft_config_target(&r->peft, targets->items, targets->n, err) : 0;
+    int rc = targets->n ? pl_peft_config_target(&r->peft, targets->items, targets->n, err) : 0;
+    /* written as names: few readers but PEFT know what "all-linear" or no target means */
+    return rc ? rc : pl_arch_name_targets(&r->peft, &r->model.arch, err);
 }
 
 /* TRL's disable_dropout zeroes LoRA's own dropout too: the same here, and said. */

@@ -75,4 +75,34 @@ paste <(grep -oE '"logp":[-0-9.e]+' "$work/merged.stdout") <(grep -oE '"logp":[-
   fail "the merged model and the adapter on its base disagree"
 run json sft --model "$work/init" --data completions --max_steps 1 --max_length 128 --threads 1 --out "$work/json" --log_format json
 grep -qvE '^\{"level":"(info|warning)","text":".*"\}$' "$work/json.stderr" && fail "a line that is not JSON: $(grep -vE '^\{' "$work/json.stderr" | head -n 1)"
+# the reference is said in words, all five of them
+reference() { # NAME SENTENCE
+  grep -qF -- "reference = $2" "$work/$1.stderr" || fail "$1: no \"$2\" in: $(grep reference "$work/$1.stderr" | head -n 1)"
+}
+one=(--data pairs --max_length 128 --max_steps 1 --threads 1 --bf16 false --save_strategy no --run_name r)
+live='its log-probs are computed in every step' once='its log-probs are computed once, before training'
+reference lora "the base model llama, with the adapter off; $once"
+run ref_base dpo --model llama "${one[@]}" --out "$work/ref_base" && reference ref_base "the initial model llama; $live"
+run ref_adapter dpo --model llama "${one[@]}" --out "$work/ref_adapter" --adapter runs/dpo_lora/adapter_init &&
+  reference ref_adapter "the base model llama with the starting adapter runs/dpo_lora/adapter_init, frozen; $live"
+run ref_model dpo --model llama "${one[@]}" --out "$work/ref_model" --ref_model llama --precompute_ref_log_probs &&
+  reference ref_model "the model in llama; $once"
+run ref_off dpo --model llama "${one[@]}" --out "$work/ref_off" --use_peft && reference ref_off "the base model llama, with the adapter off; $live"
+
+# a new adapter names its targets one by one, for readers that know no "all-linear" and no default
+targets() { # RUN NAME...
+  local file=$work/$1/r-dpo_final/adapter/adapter_config.json want
+  shift
+  want=$(printf '"%s",' "$@")
+  [ "$(tr -d ' \n' <"$file" | grep -oE '"target_modules":\[[^]]*\]')" = "\"target_modules\":[${want%,}]" ] ||
+    fail "target_modules: $(grep -A 9 target_modules "$file")"
+}
+run lora_all dpo --model llama "${one[@]}" --out "$work/lora_all" --use_peft --lora_target_modules all-linear
+targets lora_all down_proj gate_proj k_proj o_proj q_proj up_proj v_proj
+targets ref_off q_proj v_proj
+run lora_named dpo --model llama "${one[@]}" --out "$work/lora_named" --use_peft --lora_target_modules up_proj o_proj
+targets lora_named up_proj o_proj
+# one that was read keeps what it said
+targets ref_adapter $(tr -d ' \n' <runs/dpo_lora/adapter_init/adapter_config.json | grep -oE '"target_modules":\[[^]]*\]' |
+  cut -d[ -f2 | tr -d ']"' | tr , ' ')
 finish
