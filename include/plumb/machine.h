@@ -33,7 +33,7 @@ typedef struct pl_machine_report {
     bool native_bf16;
     int64_t threads, cores_online, cores_allowed;
     int64_t memory_bytes, memory_available_bytes, cgroup_limit_bytes; /* cgroup: -1 when there is none */
-    char version[32], libraries[256], compiler[64];
+    char version[32], libraries[256], compiler[64]; /* libraries: "oneDNN 2.6.3, json-c 0.16, ...", as loaded */
 } pl_machine_report;
 void pl_machine_describe(const pl_machine *m, pl_machine_report *out);
 

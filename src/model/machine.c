@@ -128,4 +128,5 @@ void pl_machine_describe(const pl_machine *m, pl_machine_report *r) {
     r->cgroup_limit_bytes = cgroup_limit();
     snprintf(r->version, sizeof r->version, "%s", PLUMB_VERSION);
     snprintf(r->compiler, sizeof r->compiler, "%s", __VERSION__);
+    pl_machine_libraries(r->libraries, sizeof r->libraries);
 }

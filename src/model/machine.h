@@ -16,5 +16,10 @@ struct pl_machine {
 pl_backend pl_machine_backend(pl_machine *m, int bf16);
 /* Bytes that a new run may take: the smaller of MemAvailable and what the cgroup leaves. */
 int64_t pl_machine_free_bytes(void);
+/* What the process holds now (VmRSS); 0 when the system does not say. */
+int64_t pl_machine_resident_bytes(void);
+
+/* "oneDNN 2.6.3, json-c 0.16, ...": what is loaded, not what the headers were. */
+void pl_machine_libraries(char *out, size_t size);
 
 #endif

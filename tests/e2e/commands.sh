@@ -20,6 +20,8 @@ run completion help --completion && bash -n "$work/completion.stdout" || fail "t
 
 # doctor
 run doctor doctor --threads 2 && says doctor '^threads +2 of' && says doctor '^level +(generic|avx)'
+for library in json-c PCRE2 utf8proc libyaml zlib xxHash; do says doctor "^libraries .*\\b$library [0-9]+\\.[0-9]+"; done
+! grep -q '^products *oneDNN' "$work/doctor.stdout" || says doctor '^libraries +oneDNN [0-9]+\.[0-9]+\.[0-9]+, '
 run doctor_json doctor --json && says doctor_json '^\{"version": .*"native_bf16": (true|false), .*\}$'
 
 # logps: the ids are TRL's, and the sums are those of the tokens
