@@ -160,6 +160,7 @@ int pl_option_describe(pl_buf *b, const pl_command *command, const pl_option *ro
         int rc = pl_buf_puts(b, row->help, err);
         return rc || !fallback ? rc : pl_buf_printf(b, err, " [default: %s]", fallback);
     }
+    if (!fallback && strstr(row->help, "(default")) return pl_buf_printf(b, err, "%s [%s]", row->help, wants);
     return pl_buf_printf(b, err, "%s [%s; default: %s]", row->help, wants, fallback ? fallback : "unset");
 }
 

@@ -15,6 +15,12 @@ for command in dpo sft logps eval generate tokenize init doctor help; do
   run "help2_$command" help $command && same_file "$work/help_$command.stdout" "$work/help2_$command.stdout"
   says usage "^  $command "
 done
+# a default is told once
+for command in dpo sft logps eval generate; do
+  tr -s ' \n' '  ' <"$work/help_$command.stdout" | sed 's/ --/\n--/g' | grep -q '(default.*default: unset' &&
+    fail "$command --help tells a default twice"
+done
+says help_dpo 'seed of the row order \(default: seed\) \[a whole number'
 run man help --man && says man '^\.TH plumb 1'
 run completion help --completion && bash -n "$work/completion.stdout" || fail "the completion script is broken"
 
