@@ -57,7 +57,8 @@ enum {
     PL_OPT_IDLE = 32,       /* checked, not stored: has no effect here, and a note says why */
     PL_OPT_NO_RECORD = 64,  /* not part of the resolved configuration (config, resume) */
     PL_OPT_HIDDEN = 128,    /* not in help, man page and completion */
-    PL_OPT_NO_FILE = 256    /* only on the command line (config) */
+    PL_OPT_NO_FILE = 256,   /* only on the command line (config) */
+    PL_OPT_LATER = 512      /* checked, not stored: does not exist yet; the default, silently, is the one value taken */
 };
 
 typedef struct pl_option {

@@ -74,16 +74,17 @@ typedef struct pl_config {
     int greater_is_better;
 } pl_config;
 
-#define PL_TRAIN_TABLES 3
+#define PL_TRAIN_TABLES 4
 #define PL_DPO_SUMMARY "Align a model to preference pairs (DPO)"
 #define PL_DPO_DESCRIPTION "Rows have prompt, chosen and rejected, or whole transcripts in chosen and rejected."
 #define PL_SFT_SUMMARY "Fine-tune a model on completions or text (SFT)"
 #define PL_SFT_DESCRIPTION "Rows have prompt and completion, or text."
 /* The commands that train: "dpo", "sft". NULL for another name. */
 const pl_command *pl_train_command(const char *name);
-/* Their tables, for programs that add some of their own behind them: {pl_train_option_rows, pl_dpo_option_rows,
- * pl_loss_options}, {pl_train_option_rows, pl_sft_option_rows, an empty one}. */
-extern const pl_option pl_train_option_rows[], pl_dpo_option_rows[], pl_sft_option_rows[];
+/* Their tables, for programs that add some of their own behind them: {pl_train_option_rows, pl_train_other_rows,
+ * pl_dpo_option_rows, pl_loss_options}, {pl_train_option_rows, pl_train_other_rows, pl_sft_option_rows, an empty one}.
+ * The other rows are keys of TRL's files that have no effect here, or that do not exist yet. */
+extern const pl_option pl_train_option_rows[], pl_train_other_rows[], pl_dpo_option_rows[], pl_sft_option_rows[];
 extern const pl_option_default pl_sft_option_defaults[];
 /* Binds every table of a training command to c; returns bases. */
 void *const *pl_train_bases(void *bases[PL_TRAIN_TABLES], pl_config *c);

@@ -66,8 +66,9 @@ static const char *nearest(const pl_options *o, const char *name, size_t len, bo
     int64_t least = INT64_MAX;
     for (int64_t i = 0; i < o->nslots; i++) {
         const pl_option *row = o->slots[i].row;
-        int64_t d =
-            row->flags & (PL_OPT_HIDDEN | PL_OPT_IDLE) ? INT64_MAX : distance(name, len, row->name, strlen(row->name));
+        int64_t d = row->flags & (PL_OPT_HIDDEN | PL_OPT_IDLE | PL_OPT_LATER)
+                        ? INT64_MAX
+                        : distance(name, len, row->name, strlen(row->name));
         if (d < least) {
             least = d;
             best = row->name;
@@ -154,7 +155,8 @@ static int bind(pl_options *o, void *const *bases, pl_error *err) {
         for (const pl_option *row = o->command->tables[t]; row->name; row++) {
             if (find_slot(o, row->name, strlen(row->name)))
                 return PL_FAIL(err, PL_E_INTERNAL, "plumb %s has two options `%s`", o->command->name, row->name);
-            bool has_field = row->type != PL_OPT_ANY && row->type != PL_OPT_ALIAS && !(row->flags & PL_OPT_IDLE);
+            bool has_field =
+                row->type != PL_OPT_ANY && row->type != PL_OPT_ALIAS && !(row->flags & (PL_OPT_IDLE | PL_OPT_LATER));
             o->slots[o->nslots++] = (pl_option_slot){.row = row,
                                                      .field = has_field ? (char *)bases[t] + row->offset : NULL,
                                                      .fallback = pl_command_default(o->command, row),
@@ -228,7 +230,8 @@ static int take(pl_options *o, pl_option_slot *used, const pl_option_raw *raw, p
     if (earlier && !raw->again)
         return PL_FAIL(err, PL_E_OPTION, "%s: %s is given twice (first: %s)", where, s->row->name, earlier);
     pl_option_value v = {0};
-    int rc = pl_option_convert(o, s->row, raw, &v, err);
+    int rc = s->row->flags & PL_OPT_LATER ? pl_option_check_later(o, s->row, raw, err)
+                                          : pl_option_convert(o, s->row, raw, &v, err);
     if (rc) {
         bool named = strncmp(where, "--", 2) == 0;
         return pl_error_context(err, rc, "%s%s%s", where, named ? "" : ": ", named ? "" : used->row->name);

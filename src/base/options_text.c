@@ -176,7 +176,7 @@ static int add_aliases(pl_buf *b, const pl_command *command, const pl_option *ro
 }
 
 bool pl_option_is_listed(const pl_option *row) {
-    return row->type != PL_OPT_ALIAS && !(row->flags & (PL_OPT_HIDDEN | PL_OPT_IDLE));
+    return row->type != PL_OPT_ALIAS && !(row->flags & (PL_OPT_HIDDEN | PL_OPT_IDLE | PL_OPT_LATER));
 }
 
 static int help_entry(pl_buf *b, const pl_command *command, const pl_option *row, pl_error *err) {

@@ -278,11 +278,48 @@ static int read_map(pl_options *o, const pl_option *row, const pl_option_raw *ra
 int pl_option_convert(pl_options *o, const pl_option *row, const pl_option_raw *raw, pl_option_value *v,
                       pl_error *err) {
     if (row->type == PL_OPT_ANY) return 0;
+    if (raw->kind == PL_Y_DEEP) {
+        char wants[300];
+        return PL_FAIL(err, PL_E_OPTION, "lists and mappings inside others are given; want %s",
+                       pl_option_wants(wants, sizeof wants, row));
+    }
     if (row->type == PL_OPT_MAP) return read_map(o, row, raw, &v->map, err);
     if (raw->kind == PL_Y_MAP) return PL_FAIL(err, PL_E_OPTION, "a mapping is given; one value is wanted");
     if (row->type == PL_OPT_STRLIST) return read_list(o, row, raw, &v->list, err);
+    bool choice = row->type == PL_OPT_ENUM && raw->n == 1; /* TRL's loss_type is a list, mostly of one */
+    if (choice) return read_scalar(o, row, &raw->items[0], v, err);
     if (raw->kind == PL_Y_LIST || raw->n != 1) return PL_FAIL(err, PL_E_OPTION, "a list is given; one value is wanted");
     return read_scalar(o, row, &raw->items[0], v, err);
+}
+
+/* --- options that do not exist yet
+ * ----------------------------------------------------------------------------------------------------------- */
+static bool same_value(const pl_option *row, const pl_option_value *a, const pl_option_value *b) {
+    switch (row->type) {
+    case PL_OPT_I64:
+    case PL_OPT_BOOL:
+    case PL_OPT_TRIBOOL: return a->i == b->i;
+    case PL_OPT_F64: return a->d == b->d || (isnan(a->d) && isnan(b->d));
+    case PL_OPT_STR:
+    case PL_OPT_ENUM: return a->s == b->s || (a->s && b->s && strcmp(a->s, b->s) == 0);
+    case PL_OPT_STRLIST: return a->list.n == 0;
+    case PL_OPT_MAP: return a->map.n == 0;
+    default: return false;
+    }
+}
+
+int pl_option_check_later(pl_options *o, const pl_option *row, const pl_option_raw *raw, pl_error *err) {
+    pl_option_item item = {.text = row->fallback, .quoted = true};
+    pl_option_raw fallback = {.kind = PL_Y_SCALAR, .items = &item, .n = 1};
+    pl_option_value got = {0};
+    pl_option_value want = {.i = row->type == PL_OPT_I64 ? PL_OPT_NO_I64 : row->type == PL_OPT_BOOL ? 0 : -1, .d = NAN};
+    int rc = row->fallback ? pl_option_convert(o, row, &fallback, &want, err) : 0;
+    if (rc == 0) rc = pl_option_convert(o, row, raw, &got, err);
+    if (rc == PL_E_NOMEM || (rc == 0 && same_value(row, &got, &want))) return rc;
+    bool scalar = raw->kind == PL_Y_SCALAR && raw->n == 1;
+    return PL_FAIL(err, PL_E_OPTION, "%s%.60s%splumb does not have this yet; only the default, %s, is taken%s%s",
+                   scalar ? "`" : "", scalar ? raw->items[0].text : "", scalar ? "`: " : "",
+                   row->fallback ? row->fallback : "none", row->note ? ": " : "", row->note ? row->note : "");
 }
 
 /* --- fields

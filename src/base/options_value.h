@@ -31,6 +31,8 @@ typedef struct pl_option_value {
  * o. */
 int pl_option_convert(pl_options *o, const pl_option *row, const pl_option_raw *raw, pl_option_value *v, pl_error *err);
 void pl_option_store(pl_option_slot *s, const pl_option_value *v);
+/* PL_OPT_LATER: PL_E_OPTION unless the value is the default (an empty list or mapping is an unset one). */
+int pl_option_check_later(pl_options *o, const pl_option *row, const pl_option_raw *raw, pl_error *err);
 int pl_option_store_default(pl_options *o, pl_option_slot *s, pl_error *err);
 bool pl_option_is_unset(const pl_option_slot *s);
 /* Hands a block over to the options; frees it on failure. */

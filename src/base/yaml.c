@@ -8,9 +8,6 @@
 
 #include "base/file.h"
 
-static const char *const map_keys[] = {"env", "model_init_kwargs", "lr_scheduler_kwargs",
-                                       "gradient_checkpointing_kwargs"};
-
 typedef struct reader {
     yaml_parser_t parser;
     const char *what;
@@ -88,8 +85,37 @@ static int add_entry(reader *r, const yaml_event_t *e, pl_error *err) {
     return 0;
 }
 
+/* The rest of a list or mapping inside one: walked over, nothing is kept. */
+static int skip_nested(reader *r, pl_error *err) {
+    int rc = 0;
+    for (int64_t depth = 1; rc == 0 && depth > 0;) {
+        yaml_event_t e;
+        rc = next_event(r, &e, err);
+        if (rc) return rc;
+        if (e.type == YAML_SEQUENCE_START_EVENT || e.type == YAML_MAPPING_START_EVENT) depth++;
+        if (e.type == YAML_SEQUENCE_END_EVENT || e.type == YAML_MAPPING_END_EVENT) depth--;
+        if (e.type == YAML_ALIAS_EVENT) rc = fail_at(r, e.start_mark.line, err, "aliases are not supported here", NULL);
+        yaml_event_delete(&e);
+    }
+    return rc;
+}
+
+static void drop_items(pl_yaml_entry *entry) {
+    for (int64_t i = 0; i < entry->n; i++) {
+        pl_free(entry->items[i].key);
+        pl_free(entry->items[i].text);
+    }
+    pl_free(entry->items);
+    entry->items = NULL;
+    entry->n = 0;
+}
+
+static bool is_nested(yaml_event_type_t type) {
+    return type == YAML_SEQUENCE_START_EVENT || type == YAML_MAPPING_START_EVENT;
+}
+
 static int read_list(reader *r, pl_error *err) {
-    last_entry(r)->kind = PL_Y_LIST;
+    pl_yaml_kind kind = PL_Y_LIST;
     for (;;) {
         yaml_event_t e;
         int rc = next_event(r, &e, err);
@@ -97,11 +123,19 @@ static int read_list(reader *r, pl_error *err) {
         yaml_event_type_t type = e.type;
         if (type == YAML_SCALAR_EVENT)
             rc = add_item(r, &e, NULL, err);
-        else if (type != YAML_SEQUENCE_END_EVENT)
-            rc = fail_at(r, e.start_mark.line, err, "only plain values may stand in the list of", last_entry(r)->key);
+        else if (type == YAML_ALIAS_EVENT)
+            rc = fail_at(r, e.start_mark.line, err, "aliases are not supported here", NULL);
         yaml_event_delete(&e);
-        if (rc || type == YAML_SEQUENCE_END_EVENT) return rc;
+        if (rc == 0 && is_nested(type)) {
+            kind = PL_Y_DEEP;
+            rc = skip_nested(r, err);
+        }
+        if (rc) return rc;
+        if (type == YAML_SEQUENCE_END_EVENT) break;
     }
+    last_entry(r)->kind = kind;
+    if (kind == PL_Y_DEEP) drop_items(last_entry(r));
+    return 0;
 }
 
 static int check_map_key(const reader *r, const pl_yaml_entry *entry, const char *key, size_t line, pl_error *err) {
@@ -110,13 +144,11 @@ static int check_map_key(const reader *r, const pl_yaml_entry *entry, const char
     return entry->n < PL_YAML_MAX_KEYS ? 0 : fail_at(r, line, err, "too many keys", NULL);
 }
 
-static int read_map(reader *r, size_t line, pl_error *err) {
+static int read_map(reader *r, pl_error *err) {
     pl_yaml_entry *entry = last_entry(r);
-    bool allowed = false;
-    for (int64_t i = 0; i < PL_LEN(map_keys); i++) allowed |= strcmp(entry->key, map_keys[i]) == 0;
-    if (!allowed) return fail_at(r, line, err, "a nested mapping is not allowed under", entry->key);
     entry->kind = PL_Y_MAP;
     char *key = NULL; /* read, and waiting for its value */
+    bool deep = false;
     int rc = 0;
     for (yaml_event_type_t type = YAML_NO_EVENT; rc == 0 && type != YAML_MAPPING_END_EVENT;) {
         yaml_event_t e;
@@ -128,12 +160,22 @@ static int read_map(reader *r, size_t line, pl_error *err) {
             if (rc == 0) rc = check_map_key(r, entry, key, e.start_mark.line, err);
         } else if (type == YAML_SCALAR_EVENT) {
             rc = add_item(r, &e, &key, err);
-        } else if (type != YAML_MAPPING_END_EVENT) {
+        } else if (type != YAML_MAPPING_END_EVENT && (!key || !is_nested(type))) {
             rc = fail_at(r, e.start_mark.line, err, "only plain values may stand under", entry->key);
         }
         yaml_event_delete(&e);
+        if (rc == 0 && key && is_nested(type)) {
+            deep = true;
+            pl_free(key);
+            key = NULL;
+            rc = skip_nested(r, err);
+        }
     }
     pl_free(key);
+    if (rc == 0 && deep) {
+        entry->kind = PL_Y_DEEP;
+        drop_items(entry);
+    }
     return rc;
 }
 
@@ -152,7 +194,7 @@ static int read_value(reader *r, pl_error *err) {
         rc = fail_at(r, line, err, "anchors and tags are not supported here", NULL);
     yaml_event_delete(&e);
     if (rc == 0 && type == YAML_SEQUENCE_START_EVENT) rc = read_list(r, err);
-    if (rc == 0 && type == YAML_MAPPING_START_EVENT) rc = read_map(r, line, err);
+    if (rc == 0 && type == YAML_MAPPING_START_EVENT) rc = read_map(r, err);
     return rc;
 }
 

@@ -1,9 +1,10 @@
 /* base/yaml.h: a flat configuration file in YAML, read into a list of keys with their lines.
  *
- * Flat means: each value is a scalar, a list of scalars, or (for the few keys of PL_YAML_MAP_KEYS) one mapping of
- * scalars. Aliases, anchors, tags, several documents and deeper nesting are refused by line. Scalars keep their text
- * and whether they were quoted: the option that takes the value knows its type. PyYAML reads `1e-5` as a string and
- * argparse turns it into a number later; `no`, `on`, `~` are booleans and null only where they are not quoted. */
+ * Flat means: each value is a scalar, a list of scalars, or one mapping of scalars. What is nested deeper is walked
+ * over and marked: only options that are not used take it. Aliases, anchors, tags and several documents are refused by
+ * line. Scalars keep their text and whether they were quoted: the option that takes the value knows its type. PyYAML
+ * reads `1e-5` as a string and argparse turns it into a number later; `no`, `on`, `~` are booleans and null only where
+ * they are not quoted. */
 #ifndef PL_YAML_H
 #define PL_YAML_H
 
@@ -12,7 +13,12 @@
 #define PL_YAML_MAX_BYTES ((size_t)1 << 20)
 #define PL_YAML_MAX_KEYS 2000
 
-typedef enum pl_yaml_kind { PL_Y_SCALAR, PL_Y_LIST, PL_Y_MAP } pl_yaml_kind;
+typedef enum pl_yaml_kind {
+    PL_Y_SCALAR,
+    PL_Y_LIST,
+    PL_Y_MAP,
+    PL_Y_DEEP /* a list or mapping that holds others; no items */
+} pl_yaml_kind;
 
 typedef struct pl_yaml_scalar {
     char *key;   /* owned; NULL but in a mapping */

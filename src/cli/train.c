@@ -7,9 +7,10 @@
 
 static const pl_option no_rows[] = {{0}};
 static const pl_option *const dpo_tables[] = {
-    pl_train_option_rows, pl_dpo_option_rows, pl_loss_options, cli_config_rows, cli_thread_rows, cli_log_rows, NULL};
-static const pl_option *const sft_tables[] = {pl_train_option_rows, pl_sft_option_rows, no_rows, cli_config_rows,
-                                              cli_thread_rows,      cli_log_rows,       NULL};
+    pl_train_option_rows, pl_train_other_rows, pl_dpo_option_rows, pl_loss_options,
+    cli_config_rows,      cli_thread_rows,     cli_log_rows,       NULL};
+static const pl_option *const sft_tables[] = {pl_train_option_rows, pl_train_other_rows, pl_sft_option_rows, no_rows,
+                                              cli_config_rows,      cli_thread_rows,     cli_log_rows,       NULL};
 
 /* --- progress --- */
 

@@ -5,7 +5,6 @@
 #include "train/config.h"
 
 #define AT(field) .offset = offsetof(pl_config, field)
-#define PYTHON_ONLY "it steers Python's machinery, which plumb has not"
 
 const pl_option pl_train_option_rows[] = {
     {.name = "model_name_or_path",
@@ -104,12 +103,6 @@ const pl_option pl_train_option_rows[] = {
      .min = 1,
      .max = 1e9,
      .help = "keep the last tokens of a longer prompt, and its BOS"},
-    {.name = "truncation_mode",
-     .type = PL_OPT_ENUM,
-     .choices = "keep_start",
-     .fallback = "keep_start",
-     .flags = PL_OPT_IDLE,
-     .note = "keep_start is the only mode that plumb has"},
     {.name = "seam",
      .type = PL_OPT_ENUM,
      AT(seam),
@@ -268,12 +261,6 @@ const pl_option pl_train_option_rows[] = {
      .min = 0,
      .max = 1,
      .help = "AdamW: added to the denominator"},
-    {.name = "optim",
-     .type = PL_OPT_ENUM,
-     .choices = "adamw_torch|adamw_torch_fused",
-     .fallback = "adamw_torch",
-     .flags = PL_OPT_IDLE,
-     .note = "AdamW is the optimizer that plumb has"},
     {.name = "seed",
      .type = PL_OPT_I64,
      AT(seed),
@@ -291,6 +278,7 @@ const pl_option pl_train_option_rows[] = {
      .type = PL_OPT_TRIBOOL,
      AT(gradient_checkpointing),
      .help = "recompute activations (default: only where they would not fit)"},
+    {.name = "activation_checkpointing", .type = PL_OPT_ALIAS, .target = "gradient_checkpointing"},
     {.name = "micro_batch_tokens",
      .type = PL_OPT_I64,
      AT(micro_batch_tokens),
@@ -363,90 +351,6 @@ const pl_option pl_train_option_rows[] = {
      .type = PL_OPT_TRIBOOL,
      AT(greater_is_better),
      .help = "(default: unless the metric's name ends in loss)"},
-
-#define IDLE(key)                                                                                                      \
-    { .name = key, .type = PL_OPT_ANY, .flags = PL_OPT_IDLE | PL_OPT_HIDDEN | PL_OPT_NO_RECORD, .note = PYTHON_ONLY }
-    IDLE("remove_unused_columns"),
-    IDLE("use_cpu"),
-    IDLE("no_cuda"),
-    IDLE("dataloader_num_workers"),
-    IDLE("dataloader_pin_memory"),
-    IDLE("dataloader_persistent_workers"),
-    IDLE("dataloader_prefetch_factor"),
-    IDLE("dataset_num_proc"),
-    IDLE("attn_implementation"),
-    IDLE("trust_remote_code"),
-    IDLE("model_revision"),
-    IDLE("gradient_checkpointing_kwargs"),
-    {.name = "report_to",
-     .type = PL_OPT_ANY,
-     .flags = PL_OPT_IDLE | PL_OPT_HIDDEN | PL_OPT_NO_RECORD,
-     .note = "plumb writes metrics.jsonl in the run directory, and reports to nobody else"},
-    IDLE("logging_dir"),
-    IDLE("disable_tqdm"),
-    IDLE("log_level"),
-    IDLE("logging_strategy"),
-    IDLE("logging_first_step"),
-    IDLE("bf16_full_eval"),
-    IDLE("tf32"),
-    IDLE("ddp_find_unused_parameters"),
-    IDLE("ddp_timeout"),
-    IDLE("full_determinism"),
-    IDLE("do_train"),
-    IDLE("do_eval"),
-    IDLE("per_device_eval_batch_size"),
-    IDLE("precompute_ref_batch_size"),
-    IDLE("pad_to_multiple_of"),
-    IDLE("padding_free"),
-    IDLE("save_safetensors"),
-    IDLE("lora_task_type"),
-    IDLE("pad_token"),
-    IDLE("use_legacy_prediction_loop"),
-    IDLE("hub_model_id"),
-    IDLE("hub_model_revision"),
-    IDLE("hub_private_repo"),
-    IDLE("hub_strategy"),
-    IDLE("hub_token"),
-    IDLE("log_level_replica"),
-    IDLE("log_on_each_node"),
-    IDLE("save_on_each_node"),
-    IDLE("preprocessing_num_workers"),
-    IDLE("prediction_loss_only"),
-    IDLE("eval_accumulation_steps"),
-    IDLE("batch_eval_metrics"),
-    IDLE("skip_memory_metrics"),
-    IDLE("use_flash_attention_2"),
-    IDLE("label_pad_token_id"),
-    IDLE("padding_value"),
-    IDLE("local_rank"),
-    IDLE("ddp_backend"),
-    IDLE("deepspeed"),
-    IDLE("fsdp"),
-    IDLE("fsdp_config"),
-    IDLE("accelerator_config"),
-#define REFUSED(key)                                                                                                   \
-    {                                                                                                                  \
-        .name = key, .type = PL_OPT_ENUM, .choices = "false", .fallback = "false",                                     \
-        .flags = PL_OPT_IDLE | PL_OPT_HIDDEN | PL_OPT_NO_RECORD,                                                       \
-        .note = "plumb does not have it, false is what it does"                                                        \
-    }
-    REFUSED("fp16"),
-    REFUSED("load_in_4bit"),
-    REFUSED("load_in_8bit"),
-    REFUSED("use_dora"),
-    REFUSED("push_to_hub"),
-    REFUSED("use_liger_kernel"),
-    REFUSED("torch_compile"),
-    REFUSED("activation_offloading"),
-    REFUSED("group_by_length"),
-    REFUSED("auto_find_batch_size"),
-    REFUSED("packing"),
-    REFUSED("fp16_full_eval"),
-    REFUSED("dataloader_drop_last"),
-    REFUSED("dataset_streaming"),
-    REFUSED("save_only_model"),
-    REFUSED("push_to_hub_revision"),
-    REFUSED("generate_during_eval"),
     {0}};
 
 const pl_option pl_dpo_option_rows[] = {{.name = "loss_type",
@@ -471,15 +375,22 @@ const pl_option pl_dpo_option_rows[] = {{.name = "loss_type",
                                          AT(precompute_ref_log_probs),
                                          .fallback = "false",
                                          .help = "score all rows with the reference once, before training"},
-                                        REFUSED("reference_free"),
-                                        REFUSED("sync_ref_model"),
-                                        REFUSED("use_weighting"),
-                                        {.name = "label_smoothing",
-                                         .type = PL_OPT_ENUM,
-                                         .choices = "0|0.0",
-                                         .fallback = "0",
-                                         .flags = PL_OPT_IDLE | PL_OPT_HIDDEN | PL_OPT_NO_RECORD,
-                                         .note = "0 is what plumb does"},
+                                        PL_ROW_LATER_BOOL("reference_free"),
+                                        PL_ROW_LATER_BOOL("sync_ref_model"),
+                                        PL_ROW_LATER_BOOL("use_weighting"),
+                                        PL_ROW_LATER_BOOL("generate_during_eval"),
+                                        PL_ROW_LATER_BOOL("force_use_ref_model"),
+                                        PL_ROW_LATER_F64("label_smoothing", "0"),
+                                        PL_ROW_LATER_F64("f_alpha_divergence_coef", "0.5"),
+                                        PL_ROW_LATER_STR("f_divergence_type", "reverse_kl"),
+                                        PL_ROW_LATER_F64("ld_alpha", NULL),
+                                        PL_ROW_LATER_F64("rpo_alpha", NULL),
+                                        PL_ROW_LATER_F64("discopop_tau", "0.05"),
+                                        PL_ROW_LATER_LIST("loss_weights"),
+                                        PL_ROW_LATER_F64("ref_model_mixup_alpha", "0.6"),
+                                        PL_ROW_LATER_I64("ref_model_sync_steps", "512"),
+                                        PL_ROW_LATER_I64("max_completion_length", NULL),
+                                        PL_ROW_LATER_I64("max_target_length", NULL),
                                         {0}};
 
 const pl_option pl_sft_option_rows[] = {{.name = "dataset_text_field",
@@ -498,13 +409,28 @@ const pl_option pl_sft_option_rows[] = {{.name = "dataset_text_field",
                                          .choices = "nll",
                                          .fallback = "nll",
                                          .help = "the objective"},
+                                        {.name = "max_seq_length",
+                                         .type = PL_OPT_ALIAS,
+                                         .target = "max_length",
+                                         .flags = PL_OPT_DEPRECATED,
+                                         .note = "now called max_length"},
+                                        PL_ROW_LATER_BOOL("packing"),
+                                        PL_ROW_LATER_STR("packing_strategy", "bfd"),
+                                        PL_ROW_LATER_TRIBOOL("eval_packing"),
+                                        PL_ROW_LATER_BOOL("assistant_only_loss"),
+                                        PL_ROW_LATER_STR("chat_template_path", NULL),
+                                        PL_ROW_LATER_STR("eos_token", NULL),
+                                        PL_ROW_LATER_MAP("dataset_kwargs"),
+                                        PL_ROW_LATER_BOOL("shuffle_dataset"),
                                         {0}};
 
 static const pl_option none[] = {{0}};
 const pl_option_default pl_sft_option_defaults[] = {{"learning_rate", "2e-5"}, {NULL, NULL}};
 
-static const pl_option *const dpo_tables[] = {pl_train_option_rows, pl_dpo_option_rows, pl_loss_options, NULL};
-static const pl_option *const sft_tables[] = {pl_train_option_rows, pl_sft_option_rows, none, NULL};
+static const pl_option *const dpo_tables[] = {pl_train_option_rows, pl_train_other_rows, pl_dpo_option_rows,
+                                              pl_loss_options, NULL};
+static const pl_option *const sft_tables[] = {pl_train_option_rows, pl_train_other_rows, pl_sft_option_rows, none,
+                                              NULL};
 static const pl_command dpo_command = {
     .name = "dpo", .summary = PL_DPO_SUMMARY, .description = PL_DPO_DESCRIPTION, .tables = dpo_tables};
 static const pl_command sft_command = {.name = "sft",
@@ -522,7 +448,7 @@ const pl_command *pl_train_command(const char *name) {
 
 void *const *pl_train_bases(void *bases[PL_TRAIN_TABLES], pl_config *c) {
     *c = (pl_config){.disable_dropout = false, .completion_only_loss = -1};
-    bases[0] = bases[1] = c;
-    bases[2] = &c->loss;
+    bases[0] = bases[1] = bases[2] = c;
+    bases[3] = &c->loss;
     return bases;
 }

@@ -7,6 +7,17 @@
 #include "base/json.h"
 #include "plumb/train.h"
 
+/* Rows for what does not exist yet: only the default is taken, silently, so that a file that states it works. */
+#define PL_ROW_LATER(key, kind, value)                                                                                 \
+    { .name = key, .type = kind, .fallback = value, .flags = PL_OPT_LATER | PL_OPT_HIDDEN | PL_OPT_NO_RECORD }
+#define PL_ROW_LATER_BOOL(key) PL_ROW_LATER(key, PL_OPT_BOOL, "false")
+#define PL_ROW_LATER_TRIBOOL(key) PL_ROW_LATER(key, PL_OPT_TRIBOOL, NULL)
+#define PL_ROW_LATER_I64(key, value) PL_ROW_LATER(key, PL_OPT_I64, value)
+#define PL_ROW_LATER_F64(key, value) PL_ROW_LATER(key, PL_OPT_F64, value)
+#define PL_ROW_LATER_STR(key, value) PL_ROW_LATER(key, PL_OPT_STR, value)
+#define PL_ROW_LATER_LIST(key) PL_ROW_LATER(key, PL_OPT_STRLIST, NULL)
+#define PL_ROW_LATER_MAP(key) PL_ROW_LATER(key, PL_OPT_MAP, NULL)
+
 /* Everything that a resumed run must share with the checkpoint, as a JSON object {"beta": "0.1", …}: all recorded
  * options but those about saving, logging, evaluation and places (DECISIONS 21). */
 int pl_config_write_fixed(pl_buf *b, const char *command, const pl_config *c, pl_error *err);

@@ -92,11 +92,12 @@ static int value_text(char *out, size_t size, const pl_option *row, const void *
 typedef int fixed_fn(void *user, const char *name, const char *value, pl_error *err);
 static int for_fixed(const char *command, const pl_config *c, fixed_fn *each, void *user, pl_error *err) {
     const pl_command *cmd = pl_train_command(command);
-    const void *bases[PL_TRAIN_TABLES] = {c, c, &c->loss};
+    const void *bases[PL_TRAIN_TABLES] = {c, c, c, &c->loss};
     char value[VALUE_BYTES];
     for (int i = 0; i < PL_TRAIN_TABLES; i++)
         for (const pl_option *row = cmd->tables[i]; row->name; row++) {
-            if (row->flags & (PL_OPT_IDLE | PL_OPT_NO_RECORD) || row->type == PL_OPT_ALIAS || is_free(row->name))
+            if (row->flags & (PL_OPT_IDLE | PL_OPT_LATER | PL_OPT_NO_RECORD) || row->type == PL_OPT_ALIAS ||
+                is_free(row->name))
                 continue;
             if (value_text(value, sizeof value, row, (const char *)bases[i] + row->offset)) continue;
             int rc = each(user, row->name, value, err);
