@@ -6,6 +6,7 @@
  * converted in tiles of whole rows, each used for all tokens before the next. Few rows with all weights (decoding) skip
  * oneDNN. */
 #include "kernels/gemm_impl.h"
+#include "kernels/loop.h"
 
 #if PL_GEMM_HAS_DNNL
 #include <string.h>
@@ -82,15 +83,14 @@ static void convert(const job *j, void *y, const void *x, pl_dtype type, int64_t
                     int64_t cols) {
     const pl_gemm_rows *ops = j->g->rows;
     size_t from = pl_dtype_bytes(type), to = j->bf16 ? sizeof(uint16_t) : sizeof(float);
-#pragma omp parallel for schedule(static) if (rows * cols > SERIAL_ELEMS)
-    for (int64_t i = 0; i < rows; i++) {
+    PL_LOOP(rows * cols > SERIAL_ELEMS, i, rows, 1, {
         const void *row = (const char *)x + (size_t)(i * ld) * from;
         void *out = (char *)y + (size_t)(i * cols) * to;
         if (j->bf16)
             ops->to_bf16(out, row, type, cols);
         else
             ops->to_f32(out, row, type, j->round, cols);
-    }
+    });
     memset((char *)y + (size_t)(rows * cols) * to, 0, (size_t)((padded - rows) * cols) * to);
 }
 
@@ -253,8 +253,7 @@ static int few_rows(const job *j, pl_error *err) {
         lda = c->k;
     }
     if (j->dry) return 0;
-#pragma omp parallel for schedule(static) if (c->n * c->k > SERIAL_ELEMS)
-    for (int64_t n0 = 0; n0 < c->n; n0 += step) few_rows_tile(j, a, lda, n0, PL_MIN(step, c->n - n0));
+    PL_LOOP(c->n * c->k > SERIAL_ELEMS, n0, c->n, step, { few_rows_tile(j, a, lda, n0, PL_MIN(step, c->n - n0)); });
     return 0;
 }
 

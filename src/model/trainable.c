@@ -205,6 +205,7 @@ void pl_lora_merge(real *out, const pl_mat *w, const pl_lora_module *mod, int64_
     const char *from = (const char *)w->data + (size_t)(row0 * w->cols) * pl_dtype_bytes(w->type);
     ops->to_real(out, from, w->type, rows * w->cols);
     if (!mod->a) return;
+#pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++)
         for (int64_t k = 0; k < mod->r; k++)
             ops->axpy(out + i * w->cols, mod->scale * mod->b[(row0 + i) * mod->r + k], mod->a + k * w->cols, w->cols);

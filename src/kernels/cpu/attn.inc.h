@@ -362,23 +362,29 @@ static int64_t attn_work(const pl_attn *a) {
 
 #define ATTN_SERIAL 100000 /* multiply-adds: a few microseconds */
 
+/* Takes tasks off the common counter until none is left. */
+static void attn_worker(float *o, float *lse, const float *q, const float *k, const float *v, const pl_attn *a,
+                        int64_t *next) {
+    task_cursor cursor = {0, 0};
+    attn_cols t;
+    for (;;) {
+        int64_t task;
+#pragma omp atomic capture
+        task = (*next)++;
+        if (!task_seek(&t, &cursor, a, task)) break;
+        if (t.nc <= FEW_COLUMNS)
+            few_task(o, lse, q, k, v, &t);
+        else
+            fwd_task(o, lse, q, k, v, &t);
+    }
+}
+
 static void op_attn(float *o, float *lse, const float *q, const float *k, const float *v, const pl_attn *a) {
     int64_t next = 0;
-    bool threads = attn_work(a) > ATTN_SERIAL;
-    PL_UNUSED(threads);
-#pragma omp parallel if (threads)
-    {
-        task_cursor cursor = {0, 0};
-        attn_cols t;
-        for (;;) {
-            int64_t task;
-#pragma omp atomic capture
-            task = next++;
-            if (!task_seek(&t, &cursor, a, task)) break;
-            if (t.nc <= FEW_COLUMNS)
-                few_task(o, lse, q, k, v, &t);
-            else
-                fwd_task(o, lse, q, k, v, &t);
-        }
+    if (attn_work(a) > ATTN_SERIAL && PL_LOOP_THREADS()) {
+#pragma omp parallel
+        attn_worker(o, lse, q, k, v, a, &next);
+    } else {
+        attn_worker(o, lse, q, k, v, a, &next);
     }
 }

@@ -36,14 +36,13 @@ static void op_to_real(float *y, const void *x, pl_dtype type, int64_t n) {
         pl_ref_to_real(y, x, type, n);
         return;
     }
-#pragma omp parallel for schedule(static) if (n > PL_SERIAL_ELEMS)
-    for (int64_t at = 0; at < n; at += BLOCK) {
+    PL_LOOP(n > PL_SERIAL_ELEMS, at, n, BLOCK, {
         int64_t k = PL_MIN(BLOCK, n - at);
         if (type == PL_F32)
             memmove(y + at, (const float *)x + at, (size_t)k * sizeof *y);
         else
             widen_span(y + at, (const uint16_t *)x + at, type == PL_BF16, k);
-    }
+    });
 }
 
 static void op_from_real(void *y, pl_dtype type, const float *x, int64_t n) {
@@ -51,14 +50,13 @@ static void op_from_real(void *y, pl_dtype type, const float *x, int64_t n) {
         pl_ref_from_real(y, type, x, n);
         return;
     }
-#pragma omp parallel for schedule(static) if (n > PL_SERIAL_ELEMS)
-    for (int64_t at = 0; at < n; at += BLOCK) {
+    PL_LOOP(n > PL_SERIAL_ELEMS, at, n, BLOCK, {
         int64_t k = PL_MIN(BLOCK, n - at);
         if (type == PL_F32)
             memmove((float *)y + at, x + at, (size_t)k * sizeof *x);
         else
             narrow_span((uint16_t *)y + at, x + at, type == PL_BF16, k);
-    }
+    });
 }
 
 static void op_embed(float *y, const void *table, pl_dtype type, const int32_t *ids, int64_t T, int64_t C) {
@@ -66,13 +64,12 @@ static void op_embed(float *y, const void *table, pl_dtype type, const int32_t *
         pl_ref_embed(y, table, type, ids, T, C);
         return;
     }
-#pragma omp parallel for schedule(static) if (T * C > PL_SERIAL_ELEMS)
-    for (int64_t t = 0; t < T; t++) {
+    PL_LOOP(T * C > PL_SERIAL_ELEMS, t, T, 1, {
         if (type == PL_F32)
             memcpy(y + t * C, (const float *)table + ids[t] * C, (size_t)C * sizeof *y);
         else
             widen_span(y + t * C, (const uint16_t *)table + ids[t] * C, type == PL_BF16, C);
-    }
+    });
 }
 
 static void add_convert_ops(pl_ops *ops) {

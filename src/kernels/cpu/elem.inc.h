@@ -19,8 +19,7 @@ static inline void add_span(float *y, const float *x, int64_t n) {
 }
 
 static void op_add(float *y, const float *x, int64_t n) {
-#pragma omp parallel for schedule(static) if (n > PL_SERIAL_ELEMS)
-    for (int64_t at = 0; at < n; at += BLOCK) add_span(y + at, x + at, PL_MIN(BLOCK, n - at));
+    PL_LOOP(n > PL_SERIAL_ELEMS, at, n, BLOCK, { add_span(y + at, x + at, PL_MIN(BLOCK, n - at)); });
 }
 
 static void axpy_span(float *y, float a, const float *x, int64_t n) {
@@ -29,8 +28,7 @@ static void axpy_span(float *y, float a, const float *x, int64_t n) {
 }
 
 static void op_axpy(float *y, float a, const float *x, int64_t n) {
-#pragma omp parallel for schedule(static) if (n > PL_SERIAL_ELEMS)
-    for (int64_t at = 0; at < n; at += BLOCK) axpy_span(y + at, a, x + at, PL_MIN(BLOCK, n - at));
+    PL_LOOP(n > PL_SERIAL_ELEMS, at, n, BLOCK, { axpy_span(y + at, a, x + at, PL_MIN(BLOCK, n - at)); });
 }
 
 static void scale_span(float *y, float a, int64_t n) {
@@ -39,19 +37,17 @@ static void scale_span(float *y, float a, int64_t n) {
 }
 
 static void op_scale(float *y, float a, int64_t n) {
-#pragma omp parallel for schedule(static) if (n > PL_SERIAL_ELEMS)
-    for (int64_t at = 0; at < n; at += BLOCK) scale_span(y + at, a, PL_MIN(BLOCK, n - at));
+    PL_LOOP(n > PL_SERIAL_ELEMS, at, n, BLOCK, { scale_span(y + at, a, PL_MIN(BLOCK, n - at)); });
 }
 
 static void op_scale_rows(float *y, const float *a, int64_t T, int64_t C, int64_t ld) {
-#pragma omp parallel for schedule(static) if (T * C > PL_SERIAL_ELEMS)
-    for (int64_t t = 0; t < T; t++)
+    PL_LOOP(T * C > PL_SERIAL_ELEMS, t, T, 1, {
         if (a[t] != 1) scale_span(y + t * ld, a[t], C);
+    });
 }
 
 static void op_add_bias(float *y, const float *b, int64_t T, int64_t C) {
-#pragma omp parallel for schedule(static) if (T * C > PL_SERIAL_ELEMS)
-    for (int64_t t = 0; t < T; t++) add_span(y + t * C, b, C);
+    PL_LOOP(T * C > PL_SERIAL_ELEMS, t, T, 1, { add_span(y + t * C, b, C); });
 }
 
 #define COLUMNS (8 * VW) /* a thread's slice of the columns */
@@ -70,8 +66,7 @@ static void sum_columns(float *db, const float *dy, int64_t T, int64_t C, int64_
 }
 
 static void op_sum_rows(float *db, const float *dy, int64_t T, int64_t C) {
-#pragma omp parallel for schedule(static) if (T * C > PL_SERIAL_ELEMS)
-    for (int64_t c = 0; c < C; c += COLUMNS) sum_columns(db + c, dy + c, T, C, PL_MIN(COLUMNS, C - c));
+    PL_LOOP(T * C > PL_SERIAL_ELEMS, c, C, COLUMNS, { sum_columns(db + c, dy + c, T, C, PL_MIN(COLUMNS, C - c)); });
 }
 
 static double squares_of_block(const float *x, int64_t n) {
@@ -90,26 +85,25 @@ static double op_sum_squares(const float *x, int64_t n) {
     double total = 0, part[WAVE];
     for (int64_t first = 0; first < n; first += WAVE * BLOCK) {
         int64_t count = PL_MIN(WAVE, (n - first + BLOCK - 1) / BLOCK);
-#pragma omp parallel for schedule(static) if (n > 4 * PL_SERIAL_ELEMS)
-        for (int64_t b = 0; b < count; b++) {
+        PL_LOOP(n > 4 * PL_SERIAL_ELEMS, b, count, 1, {
             int64_t at = first + b * BLOCK;
             part[b] = squares_of_block(x + at, PL_MIN(BLOCK, n - at));
-        }
+        });
         for (int64_t b = 0; b < count; b++) total += part[b];
     }
     return total;
 }
 
 static void op_embed_bwd(float *dtable, const float *dy, const int32_t *ids, int64_t T, int64_t C) {
-#pragma omp parallel for schedule(static) if (T * C > PL_SERIAL_ELEMS)
-    for (int64_t c = 0; c < C; c += COLUMNS)
+    PL_LOOP(T * C > PL_SERIAL_ELEMS, c, C, COLUMNS, {
         for (int64_t t = 0; t < T; t++) add_span(dtable + ids[t] * C + c, dy + t * C + c, PL_MIN(COLUMNS, C - c));
+    });
 }
 
 static void op_scatter_add_rows(float *y, const float *x, const int64_t *rows, int64_t n, int64_t C) {
-#pragma omp parallel for schedule(static) if (n * C > PL_SERIAL_ELEMS)
-    for (int64_t c = 0; c < C; c += COLUMNS)
+    PL_LOOP(n * C > PL_SERIAL_ELEMS, c, C, COLUMNS, {
         for (int64_t i = 0; i < n; i++) add_span(y + rows[i] * C + c, x + i * C + c, PL_MIN(COLUMNS, C - c));
+    });
 }
 
 static void add_elem_ops(pl_ops *ops) {

@@ -68,17 +68,16 @@ static void head_row(float *z, int64_t n, int64_t v0, pl_head_stat *s, bool want
 
 static void op_head_tile(float *z, int64_t ld, int64_t R, int64_t n, int64_t v0, pl_head_stat *stat, bool want_exp,
                          float *rescale) {
-#pragma omp parallel for schedule(static) if (R * n > PL_SERIAL_ELEMS)
-    for (int64_t r = 0; r < R; r++) head_row(z + r * ld, n, v0, stat + r, want_exp, want_exp ? rescale + r : NULL);
+    PL_LOOP(R * n > PL_SERIAL_ELEMS, r, R, 1,
+            { head_row(z + r * ld, n, v0, stat + r, want_exp, want_exp ? rescale + r : NULL); });
 }
 
 static void op_head_softmax(float *z, int64_t ld, int64_t R, int64_t n, const float *lse, const float *coef) {
-#pragma omp parallel for schedule(static) if (R * n > PL_SERIAL_ELEMS)
-    for (int64_t r = 0; r < R; r++) {
+    PL_LOOP(R * n > PL_SERIAL_ELEMS, r, R, 1, {
         vf l = v_set(lse[r]), c = v_set(coef[r]);
         float *zr = z + r * ld;
         EACH_VECTOR(i, k, n) v_put(zr + i, v_mul(c, v_exp(v_sub(v_get(zr + i, k), l))), k);
-    }
+    });
 }
 
 static void add_head_ops(pl_ops *ops) {

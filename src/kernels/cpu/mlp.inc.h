@@ -9,8 +9,7 @@ static void swiglu_span(float *y, const float *g, const float *u, int64_t n) {
 }
 
 static void op_swiglu(float *y, const float *g, const float *u, int64_t n) {
-#pragma omp parallel for schedule(static) if (n > PL_SERIAL_ELEMS)
-    for (int64_t at = 0; at < n; at += BLOCK) swiglu_span(y + at, g + at, u + at, PL_MIN(BLOCK, n - at));
+    PL_LOOP(n > PL_SERIAL_ELEMS, at, n, BLOCK, { swiglu_span(y + at, g + at, u + at, PL_MIN(BLOCK, n - at)); });
 }
 
 static void swiglu_bwd_span(float *dg, float *du, const float *dy, const float *g, const float *u, int64_t n) {
@@ -24,9 +23,8 @@ static void swiglu_bwd_span(float *dg, float *du, const float *dy, const float *
 }
 
 static void op_swiglu_bwd(float *dg, float *du, const float *dy, const float *g, const float *u, int64_t n) {
-#pragma omp parallel for schedule(static) if (n > PL_SERIAL_ELEMS)
-    for (int64_t at = 0; at < n; at += BLOCK)
-        swiglu_bwd_span(dg + at, du + at, dy + at, g + at, u + at, PL_MIN(BLOCK, n - at));
+    PL_LOOP(n > PL_SERIAL_ELEMS, at, n, BLOCK,
+            { swiglu_bwd_span(dg + at, du + at, dy + at, g + at, u + at, PL_MIN(BLOCK, n - at)); });
 }
 
 /* VW blocks of Philox4x32-10 (base/rng.h pl_philox) at once: counters (hi, first + lane). */
@@ -64,8 +62,7 @@ static void dropout_factors(float f[4 * VW], uint64_t key, uint64_t row, int64_t
 static void op_dropout(float *y, bool accumulate, const float *x, const uint64_t *row_id, uint64_t key, float p,
                        int64_t T, int64_t C) {
     float kept = 1 / (1 - p);
-#pragma omp parallel for schedule(static) if (T * C > PL_SERIAL_ELEMS / 4)
-    for (int64_t t = 0; t < T; t++) {
+    PL_LOOP(T * C > PL_SERIAL_ELEMS / 4, t, T, 1, {
         for (int64_t c = 0; c < C; c += 4 * VW) {
             float f[4 * VW], *yt = y + t * C + c;
             const float *xt = x + t * C + c;
@@ -75,7 +72,7 @@ static void op_dropout(float *y, bool accumulate, const float *x, const uint64_t
                 v_put(yt + i, accumulate ? v_add(v_get(yt + i, k), v) : v, k);
             }
         }
-    }
+    });
 }
 
 typedef struct adamw_scalars {
@@ -105,8 +102,8 @@ static void op_adamw(float *p, const float *g, float *m, float *v, int64_t n, co
         .step = v_set((float)(-(a->lr / a->bias1))),
         .grad_scale = v_set((float)a->grad_scale),
     };
-#pragma omp parallel for schedule(static) if (n > PL_SERIAL_ELEMS)
-    for (int64_t at = 0; at < n; at += BLOCK) adamw_span(p + at, g + at, m + at, v + at, PL_MIN(BLOCK, n - at), &s);
+    PL_LOOP(n > PL_SERIAL_ELEMS, at, n, BLOCK,
+            { adamw_span(p + at, g + at, m + at, v + at, PL_MIN(BLOCK, n - at), &s); });
 }
 
 static void add_mlp_ops(pl_ops *ops) {

@@ -22,14 +22,13 @@ static float sum_products(const float *a, const float *b, const float *c, int64_
 }
 
 static void op_rmsnorm(float *y, float *rstd, const float *x, const float *w, float eps, int64_t T, int64_t C) {
-#pragma omp parallel for schedule(static) if (T * C > PL_SERIAL_ELEMS)
-    for (int64_t t = 0; t < T; t++) {
+    PL_LOOP(T * C > PL_SERIAL_ELEMS, t, T, 1, {
         const float *xt = x + t * C;
         float r = 1.0f / sqrtf(sum_products(xt, xt, NULL, C) / (float)C + eps);
         vf vr = v_set(r);
         EACH_VECTOR(i, k, C) v_put(y + t * C + i, v_mul(v_mul(v_get(xt + i, k), vr), v_get(w + i, k)), k);
         if (rstd) rstd[t] = r;
-    }
+    });
 }
 
 /* dw[0 .. n) += sum_t dy * (x * rstd), t in order. */
@@ -45,11 +44,10 @@ static void norm_dw(float *dw, const float *dy, const float *x, const float *rst
 static void op_rmsnorm_bwd(float *dx, bool accumulate, float *dw, const float *dy, const float *x, const float *w,
                            const float *rstd, int64_t T, int64_t C) {
     if (dw) { /* first: dx may overwrite dy */
-#pragma omp parallel for schedule(static) if (T * C > PL_SERIAL_ELEMS)
-        for (int64_t c = 0; c < C; c += COLUMNS) norm_dw(dw + c, dy + c, x + c, rstd, T, C, PL_MIN(COLUMNS, C - c));
+        PL_LOOP(T * C > PL_SERIAL_ELEMS, c, C, COLUMNS,
+                { norm_dw(dw + c, dy + c, x + c, rstd, T, C, PL_MIN(COLUMNS, C - c)); });
     }
-#pragma omp parallel for schedule(static) if (T * C > PL_SERIAL_ELEMS)
-    for (int64_t t = 0; t < T; t++) {
+    PL_LOOP(T * C > PL_SERIAL_ELEMS, t, T, 1, {
         const float *xt = x + t * C, *dyt = dy + t * C;
         float *dxt = dx + t * C, r = rstd[t];
         vf vr = v_set(r), mean = v_set(r * (r * (sum_products(dyt, xt, w, C) / (float)C)));
@@ -57,7 +55,7 @@ static void op_rmsnorm_bwd(float *dx, bool accumulate, float *dw, const float *d
             vf d = v_mul(vr, v_fnma(v_get(xt + i, k), mean, v_mul(v_get(dyt + i, k), v_get(w + i, k))));
             v_put(dxt + i, accumulate ? v_add(v_get(dxt + i, k), d) : d, k);
         }
-    }
+    });
 }
 
 static void rope_head(float *a, const float *cosine, const float *sine, bool inverse, int64_t half) {
@@ -72,10 +70,10 @@ static void rope_head(float *a, const float *cosine, const float *sine, bool inv
 static void op_rope(float *x, int64_t ld, const float *cosine, const float *sine, bool inverse, int64_t T,
                     int64_t heads, int64_t D, int64_t rot) {
     int64_t half = rot / 2;
-#pragma omp parallel for schedule(static) if (T * heads * rot > PL_SERIAL_ELEMS)
-    for (int64_t t = 0; t < T; t++)
+    PL_LOOP(T * heads * rot > PL_SERIAL_ELEMS, t, T, 1, {
         for (int64_t h = 0; h < heads; h++)
             rope_head(x + t * ld + h * D, cosine + t * half, sine + t * half, inverse, half);
+    });
 }
 
 static void add_norm_ops(pl_ops *ops) {

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/convert.h"
+#include "kernels/loop.h"
 #include "kernels/ref/ref.h"
 
 #include "kernels/cpu/vec_exp.inc.h"
