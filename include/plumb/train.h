@@ -95,6 +95,7 @@ typedef struct pl_named_value {
 } pl_named_value;
 
 typedef enum pl_train_event_kind {
+    PL_TRAIN_PLAN,      /* memory is taken: planned_bytes is what the process will hold at most */
     PL_TRAIN_REFERENCE, /* rows of the reference pass: done of total */
     PL_TRAIN_STEP,      /* an optimizer step ended: done of total; values of this step */
     PL_TRAIN_LOG,       /* every logging_steps: means over the window, as TRL prints them */
@@ -109,7 +110,8 @@ typedef struct pl_train_event {
     const pl_named_value *values; /* borrowed for the call */
     int64_t nvalues;
     double eta_seconds, pairs_per_second, tokens_per_second;
-    const char *path; /* borrowed for the call; NULL but for PL_TRAIN_FINAL */
+    const char *path;     /* borrowed for the call; NULL but for PL_TRAIN_FINAL */
+    size_t planned_bytes; /* PLAN: weights, trained tensors, a step, and the rest of the process */
 } pl_train_event;
 
 typedef struct pl_train_hooks {

@@ -15,6 +15,8 @@ int pl_arena_init(pl_arena *a, const char *name, size_t capacity, pl_error *err)
     void *p = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return PL_FAIL(err, PL_E_NOMEM, "the %s arena needs %zu bytes", name, capacity);
     a->base = p;
+    /* Advice only: with huge pages the first touch of a GB takes a tenth of the time. */
+    (void)madvise(p, capacity, MADV_HUGEPAGE);
     return 0;
 }
 

@@ -66,6 +66,7 @@ static void on_event(void *user, const pl_train_event *e) {
         break;
     case PL_TRAIN_LOG:
     case PL_TRAIN_EVAL: print_values(p, e); break;
+    case PL_TRAIN_PLAN:
     case PL_TRAIN_FINAL: break; /* the log says it */
     }
 }

@@ -71,13 +71,10 @@ static int64_t scored_tokens(int64_t prompt, int64_t answer, bool score_prompt) 
     return score_prompt ? scored + PL_MAX(prompt - 1, 0) : scored;
 }
 
-/* What rows[0..n) take, against the caps, so that the filling below needs no checks. */
-static int check_caps(const pl_forest *f, const pl_dataset *d, const int64_t *rows, int64_t n, bool share,
-                      bool score_prompt, pl_error *err) {
+/* What a batch of rows[0..n) takes. */
+static pl_forest_caps need_of(const pl_dataset *d, const int64_t *rows, int64_t n, bool share, bool score_prompt) {
     pl_forest_caps need = {0};
     for (int64_t i = 0; i < n; i++) {
-        if (rows[i] < 0 || rows[i] >= d->n)
-            return PL_FAIL(err, PL_E_INTERNAL, "forest: row %" PRId64 " of %" PRId64, rows[i], d->n);
         const pl_row *row = &d->rows[rows[i]];
         need.tokens += share ? row->prompt.count : row->prompt.count * row->answers;
         need.segments += row->answers + (share ? 1 : 0);
@@ -90,6 +87,27 @@ static int check_caps(const pl_forest *f, const pl_dataset *d, const int64_t *ro
             need.targets += scored_tokens(row->prompt.count, count, score_prompt);
         }
     }
+    return need;
+}
+
+void pl_forest_caps_add(pl_forest_caps *caps, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t budget_tok,
+                        bool score_prompt) {
+    for (int64_t at = 0, take; at < n; at += take) {
+        take = pl_forest_cut(d, rows + at, n - at, budget_tok, 0);
+        pl_forest_caps need = need_of(d, rows + at, take, true, score_prompt);
+        *caps = (pl_forest_caps){PL_MAX(caps->tokens, need.tokens),   PL_MAX(caps->segments, need.segments),
+                                 PL_MAX(caps->targets, need.targets), PL_MAX(caps->sequences, need.sequences),
+                                 PL_MAX(caps->ranges, need.ranges),   PL_MAX(caps->trees, need.trees)};
+    }
+}
+
+/* Rows that exist and fit into the caps, so that the filling below needs no checks. */
+static int check_caps(const pl_forest *f, const pl_dataset *d, const int64_t *rows, int64_t n, bool share,
+                      bool score_prompt, pl_error *err) {
+    for (int64_t i = 0; i < n; i++)
+        if (rows[i] < 0 || rows[i] >= d->n)
+            return PL_FAIL(err, PL_E_INTERNAL, "forest: row %" PRId64 " of %" PRId64, rows[i], d->n);
+    pl_forest_caps need = need_of(d, rows, n, share, score_prompt);
     const pl_forest_caps *c = &f->caps;
     if (need.tokens > c->tokens || need.segments > c->segments || need.targets > c->targets ||
         need.sequences > c->sequences || need.ranges > c->ranges || need.trees > c->trees)

@@ -58,6 +58,10 @@ typedef struct pl_forest {
 /* Room for the largest micro-batch of `d` under a budget of tokens (a larger tree goes alone) and at most max_trees
  * rows (0: any). */
 pl_forest_caps pl_forest_caps_of(const pl_dataset *d, int64_t budget_tok, int64_t max_trees);
+/* Grows *caps to what every micro-batch of rows[0..n) needs when pl_forest_cut cuts them in this order (max_trees 0).
+ */
+void pl_forest_caps_add(pl_forest_caps *caps, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t budget_tok,
+                        bool score_prompt);
 int pl_forest_take(pl_forest *f, const pl_forest_caps *caps, pl_arena *arena, pl_error *err);
 /* Tokens that row r takes as a tree (shared prompt). */
 int64_t pl_row_tree_tokens(const pl_dataset *d, int64_t r);

@@ -90,6 +90,7 @@ static int take_worker(pl_scorer *s, pl_worker *k, const pl_session *model, cons
                        pl_error *err) {
     pl_worker_spec spec = {.caps = pl_forest_caps_of(s->data, s->budget_tok, 0),
                            .budget_tok = s->budget_tok,
+                           .pass_tok = s->budget_tok,
                            .max_rank = lora ? lora->max_r : 0};
     return pl_worker_take(k, &model->model.arch, &s->backend, &spec, arena, err);
 }

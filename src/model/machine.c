@@ -46,6 +46,8 @@ int64_t pl_machine_free_bytes(void) {
     return limit < 0 ? available : PL_MIN(available, PL_MAX(limit - cgroup_used(), 0));
 }
 
+int64_t pl_machine_resident_bytes(void) { return PL_MAX(read_number("/proc/self/status", "VmRSS:"), 0) * 1024; }
+
 /* Cores of cgroup v2's cpu.max ("quota period"), rounded up; 0 when there is no quota. */
 static int64_t quota_cores(void) {
     FILE *f = fopen("/sys/fs/cgroup/cpu.max", "r");

@@ -12,7 +12,7 @@ int pl_worker_take(pl_worker *k, const pl_arch *arch, const pl_backend *backend,
                        .max_targets = spec->caps.targets,
                        .training = spec->training,
                        .trained = spec->full};
-    *k = (pl_worker){.backend = *backend, .budget_tok = spec->budget_tok};
+    *k = (pl_worker){.backend = *backend, .budget_tok = spec->budget_tok, .pass_tok = spec->pass_tok};
     int rc;
     PL_GO(rc, pl_forest_take(&k->forest, &spec->caps, arena, err));
     PL_GO(rc, pl_decoder_take(&k->decoder, arch, backend, &ds, arena, err));
@@ -55,7 +55,7 @@ int pl_worker_score(pl_worker *k, const pl_weights *w, const pl_lora *lora, cons
                     int64_t n, bool score_prompt, double *out, pl_progress *progress, void *user, pl_error *err) {
     int64_t written = 0;
     for (int64_t done = 0; done < n;) {
-        int64_t take = pl_forest_cut(d, rows + done, n - done, k->budget_tok, 0);
+        int64_t take = pl_forest_cut(d, rows + done, n - done, k->pass_tok, 0);
         int rc = pl_worker_forward(k, w, lora, d, rows + done, take, 0, score_prompt, false, err);
         if (rc) return pl_error_context(err, rc, "row %" PRId64, d->rows[rows[done]].source);
         for (int64_t s = 0; s < k->forest.nsequences; s++) out[written++] = pl_worker_sequence_logp(k, s);

@@ -11,13 +11,14 @@ typedef struct pl_worker {
     pl_decoder decoder;
     pl_head head;
     pl_forest forest;
-    int64_t budget_tok; /* micro_batch_tokens */
+    int64_t budget_tok; /* micro_batch_tokens: of training */
+    int64_t pass_tok;   /* of passes that only score */
     double *c;          /* [targets] dL/dlogp of the micro-batch; NULL without training */
 } pl_worker;
 
 typedef struct pl_worker_spec {
-    pl_forest_caps caps;
-    int64_t budget_tok;
+    pl_forest_caps caps; /* of every micro-batch: the rows of training under budget_tok, of scoring under pass_tok */
+    int64_t budget_tok, pass_tok;
     bool training, recompute, full; /* full: the weights themselves are trained */
     int64_t max_rank;
     bool dropout;

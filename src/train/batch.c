@@ -168,10 +168,11 @@ out:
 
 int pl_batcher_run(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *cached, const int64_t *rows,
                    int64_t n, bool train, double units, pl_error *err) {
+    int64_t budget = train ? b->worker->budget_tok : b->worker->pass_tok;
     int rc = 0;
     t->units += units;
     for (int64_t done = 0; rc == 0 && done < n;) {
-        int64_t take = pl_forest_cut(d, rows + done, n - done, b->worker->budget_tok, 0);
+        int64_t take = pl_forest_cut(d, rows + done, n - done, budget, 0);
         rc = micro_batch(b, t, d, cached, rows + done, take, done, train, units, err);
         done += take;
     }

@@ -151,13 +151,8 @@ static int evaluate(pl_run *r, double epoch, double *best, pl_error *err) {
     real dropout = r->policy.lora.dropout;
     r->policy.lora.dropout = 0;
     int rc = 0;
-    int64_t chunk[256], n = 0;
-    for (int64_t i = 0; rc == 0 && i < r->eval->n; i += n) {
-        for (n = 0; n < PL_LEN(chunk) && i + n < r->eval->n; n++) chunk[n] = i + n;
-        const double *cached = r->cached_eval;
-        rc = pl_batcher_run(&r->batcher, &t, r->eval, cached, chunk, n, false,
-                            pl_batcher_units(&r->batcher, r->eval, chunk, n), err);
-    }
+    double units = pl_batcher_units(&r->batcher, r->eval, r->in_order, r->eval->n);
+    rc = pl_batcher_run(&r->batcher, &t, r->eval, r->cached_eval, r->in_order, r->eval->n, false, units, err);
     r->policy.lora.dropout = dropout;
     if (rc) return pl_error_context(err, rc, "evaluation after step %" PRId64, r->state.step);
     double seconds = now() - start;
@@ -324,6 +319,7 @@ int pl_train(pl_machine *machine, const char *command, const pl_config *c, const
     pl_fp_enter(&fp);
     *r = (pl_run){.c = c, .options = o, .hooks = hooks, .command = command, .machine = machine};
     PL_GO(rc, pl_run_open(r, err));
+    emit(r, &(pl_train_event){.kind = PL_TRAIN_PLAN, .planned_bytes = r->planned_bytes});
     PL_GO(rc, precompute(r, err));
     PL_GO(rc, resume(r, err));
     PL_GO(rc, loop(r, err));

@@ -27,11 +27,14 @@ typedef struct pl_run {
     bool is_lora;
 
     pl_arena model_arena, step_arena;
+    size_t planned_bytes; /* what the process will hold at most */
     pl_trainable policy;
     pl_optimizer optimizer;
     pl_reference reference;
     pl_worker worker;
     pl_batcher batcher;
+    int64_t *in_order;            /* 0, 1, 2, ...: the rows of passes over a whole dataset; owned */
+    pl_forest_caps caps;          /* the largest micro-batch of the run */
     double *cached, *cached_eval; /* reference log-probs, NULL when live */
 
     pl_schedule schedule;

@@ -176,13 +176,47 @@ static int open_reference(pl_run *r, pl_error *err) {
  * --------------------------------------------------------------------------------------------------------------------------------
  */
 
-static pl_forest_caps caps_of(const pl_run *r) {
-    pl_forest_caps caps = pl_forest_caps_of(r->train, r->c->micro_batch_tokens, 0);
-    if (!r->eval) return caps;
-    pl_forest_caps e = pl_forest_caps_of(r->eval, r->c->micro_batch_tokens, 0);
-    return (pl_forest_caps){PL_MAX(caps.tokens, e.tokens),   PL_MAX(caps.segments, e.segments),
-                            PL_MAX(caps.targets, e.targets), PL_MAX(caps.sequences, e.sequences),
-                            PL_MAX(caps.ranges, e.ranges),   PL_MAX(caps.trees, e.trees)};
+enum { WALK_ROWS = 50 * 1000 * 1000 }; /* rows of all steps that are looked at to find the largest micro-batch */
+enum { PASS_TOKENS = 256 };            /* a scoring pass takes this many at a time, or a row if that is longer */
+
+/* Tokens of a micro-batch of the passes that only score: a function of the data alone, because the key of the reference
+ * cache holds it (DECISIONS 8), and small, because the room is that of training. */
+static int64_t pass_tokens(const pl_run *r) {
+    int64_t longest = r->eval ? PL_MAX(r->train->longest_tree, r->eval->longest_tree) : r->train->longest_tree;
+    return PL_MIN(r->c->micro_batch_tokens, PL_MAX(longest, PASS_TOKENS));
+}
+
+static bool scores_prompt(const pl_run *r) {
+    return r->train->kind == PL_DATA_COMPLETION && r->c->completion_only_loss == 0;
+}
+
+/* The largest micro-batch of all steps of the schedule; of a very long run a bound of it. */
+static int caps_of_steps(pl_forest_caps *caps, pl_run *r, pl_error *err) {
+    pl_schedule *s = &r->schedule;
+    int64_t budget = r->c->micro_batch_tokens, most = s->batch * s->accumulation;
+    if (s->steps > WALK_ROWS / most) {
+        *caps = pl_forest_caps_of(r->train, budget, PL_MIN(most, r->train->n));
+        return 0;
+    }
+    for (int64_t step = 0; step < (s->random ? s->steps : PL_MIN(s->steps, s->steps_per_epoch)); step++) {
+        const int64_t *rows;
+        int64_t n;
+        int rc = pl_schedule_rows(s, step, &rows, &n, err);
+        if (rc) return rc;
+        pl_forest_caps_add(caps, r->train, rows, n, budget, scores_prompt(r));
+    }
+    return 0;
+}
+
+/* The largest micro-batch of the whole run: of every step, and of the passes over all rows. */
+static int caps_of(pl_forest_caps *caps, pl_run *r, pl_error *err) {
+    *caps = (pl_forest_caps){0};
+    int rc = caps_of_steps(caps, r, err);
+    if (rc) return rc;
+    if (r->c->precompute_ref_log_probs)
+        pl_forest_caps_add(caps, r->train, r->in_order, r->train->n, pass_tokens(r), scores_prompt(r));
+    if (r->eval) pl_forest_caps_add(caps, r->eval, r->in_order, r->eval->n, pass_tokens(r), scores_prompt(r));
+    return 0;
 }
 
 /* The model arena: trained tensors, optimizer, a frozen adapter, weights in another type. Measured first, then taken.
@@ -203,10 +237,11 @@ out:
 }
 
 static int take_step(pl_run *r, pl_arena *arena, pl_error *err) {
-    pl_forest_caps caps = caps_of(r);
+    const pl_forest_caps caps = r->caps;
     int64_t rank = r->is_lora ? r->policy.lora.max_r : 0;
     pl_worker_spec spec = {.caps = caps,
                            .budget_tok = r->c->micro_batch_tokens,
+                           .pass_tok = pass_tokens(r),
                            .training = true,
                            .recompute = r->recompute,
                            .full = !r->is_lora,
@@ -216,10 +251,17 @@ static int take_step(pl_run *r, pl_arena *arena, pl_error *err) {
     PL_GO(rc, pl_worker_take(&r->worker, &r->model.arch, &r->backend, &spec, arena, err));
     PL_GO(rc, pl_batcher_take(&r->batcher, &caps, arena, err));
     if (r->reference.kind == PL_REF_MODEL) {
-        pl_worker_spec ref = {.caps = caps, .budget_tok = r->c->micro_batch_tokens};
+        pl_worker_spec ref = {.caps = caps, .budget_tok = r->c->micro_batch_tokens, .pass_tok = pass_tokens(r)};
         PL_GO(rc, pl_worker_take(&r->reference.own_worker, &r->reference.model.arch, &r->backend, &ref, arena, err));
     }
 out:
+    return rc;
+}
+
+static int number_rows(pl_run *r, pl_error *err) {
+    int64_t n = r->eval ? PL_MAX(r->train->n, r->eval->n) : r->train->n;
+    int rc = PL_NEW(&r->in_order, n, err);
+    for (int64_t i = 0; rc == 0 && i < n; i++) r->in_order[i] = i;
     return rc;
 }
 
@@ -262,6 +304,8 @@ out:
 static int take_memory(pl_run *r, pl_error *err) {
     size_t model_bytes = 0, step_bytes = 0;
     int rc;
+    PL_GO(rc, number_rows(r, err));
+    PL_GO(rc, caps_of(&r->caps, r, err));
     PL_GO(rc, plan_memory(r, &model_bytes, &step_bytes, err));
     PL_GO(rc, pl_arena_init(&r->model_arena, "model", model_bytes, err));
     PL_GO(rc, pl_arena_init(&r->step_arena, "step", step_bytes, err));
@@ -269,11 +313,22 @@ static int take_memory(pl_run *r, pl_error *err) {
     PL_GO(rc, take_step(r, &r->step_arena, err));
     pl_arena_touch(&r->model_arena);
     pl_arena_touch(&r->step_arena);
-    pl_log(PL_LOG_INFO, "memory: weights %.3f GB, trained tensors and optimizer %.3f GB, a step %.3f GB%s",
-           (double)pl_model_bytes(&r->model) / 1e9, (double)model_bytes / 1e9, (double)step_bytes / 1e9,
-           r->recompute ? " (activations recomputed)" : "");
 out:
     return rc;
+}
+
+/* After everything but the steps: what the process holds beside the arenas and the mapped weights (code, libraries,
+ * tokenizer, rows, the products' scratch) is measured, the rest is known. */
+static void state_memory(pl_run *r) {
+    size_t mapped = pl_model_bytes(&r->model), model = r->model_arena.capacity, step = r->step_arena.capacity;
+    if (r->reference.kind == PL_REF_MODEL) mapped += pl_model_bytes(&r->reference.model);
+    size_t resident = (size_t)pl_machine_resident_bytes(), known = mapped + model + step;
+    size_t process = resident > known ? resident - known : 0;
+    r->planned_bytes = known + process;
+    pl_log(PL_LOG_INFO,
+           "memory: %.3f GB = weights %.3f + trained tensors and optimizer %.3f + a step %.3f%s + process %.3f",
+           (double)r->planned_bytes / 1e9, (double)mapped / 1e9, (double)model / 1e9, (double)step / 1e9,
+           r->recompute ? " (activations recomputed)" : "", (double)process / 1e9);
 }
 
 /* --- putting it together
@@ -321,7 +376,7 @@ static int hash_inputs(pl_run *r, pl_error *err) {
     if (r->reference.kind == PL_REF_MODEL) rc = pl_model_hash(&model, &r->reference.model, err);
     return rc ? rc
               : pl_reference_key(&r->state.reference, &r->reference, &model, r->c->adapter, r->machine, r->backend.bf16,
-                                 r->c->micro_batch_tokens, err);
+                                 pass_tokens(r), err);
 }
 
 static void banner(const pl_run *r) {
@@ -362,7 +417,7 @@ static void fill_batcher(pl_run *r) {
     r->batcher.worker = &r->worker;
     r->batcher.policy = &r->policy;
     r->batcher.reference = &r->reference;
-    r->batcher.score_prompt = r->train->kind == PL_DATA_COMPLETION && r->c->completion_only_loss == 0;
+    r->batcher.score_prompt = scores_prompt(r);
 }
 
 int pl_run_open(pl_run *r, pl_error *err) {
@@ -391,6 +446,7 @@ int pl_run_open(pl_run *r, pl_error *err) {
     PL_GO(rc, hash_inputs(r, err));
     PL_GO(rc, pl_run_write_config(r, err));
     banner(r);
+    state_memory(r);
 out:
     return rc;
 }
@@ -400,6 +456,7 @@ void pl_run_close(pl_run *r) {
     pl_schedule_release(&r->schedule);
     pl_free(r->cached);
     pl_free(r->cached_eval);
+    pl_free(r->in_order);
     pl_reference_release(&r->reference);
     pl_trainable_release(&r->policy);
     pl_arena_release(&r->step_arena);
