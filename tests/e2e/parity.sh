@@ -36,6 +36,48 @@ must_differ seed dpo_full --seed 43
 must_differ beta dpo_full --beta 0.11
 must_differ decay dpo_cosine --weight_decay 0
 must_differ sft_beta2 sft_full --adam_beta2 0.99
+
+
+# Wrong rows are noticed, and where LOSS is a number by the loss alone, which must be off by more than that.
+wrong_rows() { # OUT_NAME RUN TOKENS LOSS OPTION...: TOKENS fewer in the first step than the right run has
+  local out=$1 name=$2 fewer=$3 loss=$4 right wrong
+  shift 4
+  train "$name" "$out" "$@" || return
+  right=$(head -n 1 "$work/$name/metrics.jsonl" | grep -oE '"num_tokens": [0-9]+' | cut -d' ' -f2)
+  wrong=$(head -n 1 "$work/$out/metrics.jsonl" | grep -oE '"num_tokens": [0-9]+' | cut -d' ' -f2)
+  [ "$wrong" = $((right - fewer)) ] || fail "$out: $wrong tokens in step 1, want $right - $fewer: the test itself is wrong"
+  "$compare_log" trl "$work/$out/metrics.jsonl" "runs/$name/log.jsonl" num_tokens >"$work/$out.compared"
+  [ $? = 1 ] || fail "$out: a wrong run passes for the right one"
+  echo "$out: $(tail -n 1 "$work/$out.compared")"
+  [ "$loss" = none ] && return
+  "$compare_log" near "$loss" "$work/$name/metrics.jsonl" "$work/$out/metrics.jsonl" >"$work/$out.near" &&
+    fail "$out: the losses stay within $loss"
+  echo "$out: $(tail -n 1 "$work/$out.near")"
+}
+# The boundary one token too early: the last token of each prompt (a colon, a space, a line feed) goes to the answers; all
+# ids of a row stay as they are. Both answers of a pair get the same token behind the same prompt, so its log-prob drops
+# out of DPO's loss: there it is the other metrics that show it.
+shift_boundary() {
+  sed -E -e 's/^(.*)\\n", "(chosen|completion)": "(.*)", "rejected": "/\1", "\2": "\\n\3", "rejected": "\\n/;t' \
+    -e 's/^(.*)\\n", "completion": "/\1", "completion": "\\n/;t' \
+    -e 's/^(.*)([ :])", "chosen": "(.*)", "rejected": "/\1", "chosen": "\2\3", "rejected": "\2/;t' \
+    -e 's/^(.*)([ :])", "completion": "/\1", "completion": "\2/'
+}
+shift_boundary <pairs/train.jsonl >"$work/shifted_pairs.jsonl"
+shift_boundary <completions/train.jsonl >"$work/shifted_completions.jsonl"
+wrong_rows dpo_boundary dpo_full 0 none --data "$work/shifted_pairs.jsonl" --seam joint
+wrong_rows sft_boundary sft_full 0 1e-2 --data "$work/shifted_completions.jsonl" --seam joint
+# No EOS: a tokenizer that drops it from the text of an answer.
+cp -r llama "$work/no_eos"
+sed -E -e '/"added_tokens": \[/,/^  \],/c\  "added_tokens": [],' \
+  -e 's/"normalizer": null/"normalizer": {"type": "Replace", "pattern": {"String": "<|endoftext|>"}, "content": ""}/' \
+  llama/tokenizer.json >"$work/no_eos/tokenizer.json"
+wrong_rows dpo_eos dpo_full 8 1e-2 --model "$work/no_eos"
+wrong_rows sft_eos sft_full 4 1e-2 --model "$work/no_eos"
+# the same rows and tokenizer without the mistake pass
+cp pairs/train.jsonl "$work/same_pairs.jsonl"
+train dpo_full same --data "$work/same_pairs.jsonl" --seam joint &&
+  { "$compare_log" same "$work/dpo_full/metrics.jsonl" "$work/same/metrics.jsonl" || fail "the same rows from another file differ"; }
 # a missing line is noticed, and so is NaN
 head -n 49 "$work/dpo_full/metrics.jsonl" >"$work/short.jsonl"
 "$compare_log" trl "$work/short.jsonl" runs/dpo_full/log.jsonl >/dev/null && fail "a missing line passes"
