@@ -37,6 +37,15 @@ says logps '^\{"row":0,"prompt_tokens":[0-9]+,"chosen":\{"tokens":[0-9]+,"logp":
 run tokens logps --model llama --data pairs/train.jsonl --tokens --threads 1
 ids_of() { tr -d ' ' <"$1" | grep -oE '"prompt_ids":\[[0-9,]*\]'; }
 diff <(ids_of "$work/tokens.stdout") <(ids_of tokens/pairs_train.jsonl) >/dev/null || fail "logps --tokens: other prompt ids than TRL's"
+# and the log-probs are those of transformers, from text to the last digit
+for golden in llama_pairs_train llama_pairs_test llama_seam_joint qwen2_pairs_train; do
+  model=${golden%%_*} data=${golden#*_}
+  file=$(tr _ / <<<"${data/seam_joint/seam_train}").jsonl
+  run "golden_$golden" logps --model "$model" --data "$file" --tokens --threads 1 --seam joint
+  "$compare_log" logps "$work/golden_$golden.stdout" "logps/$golden.jsonl" >"$work/compared" || fail "logps $golden: $(cat "$work/compared")"
+  echo "logps $golden: $(tail -n 1 "$work/compared")"
+done
+"$compare_log" logps "$work/golden_qwen2_pairs_train.stdout" logps/llama_pairs_train.jsonl >/dev/null && fail "another model's log-probs pass"
 run logps_file logps --model llama --data pairs/train.jsonl --out "$work/file.jsonl" --threads 1
 same_file "$work/file.jsonl" "$work/logps.stdout"
 [ -s "$work/logps_file.stdout" ] && fail "logps --out prints to standard output too"

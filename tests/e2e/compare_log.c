@@ -4,6 +4,8 @@
  *                                           there, within the limits below; the keys named at the end are left out
  *   compare_log same A B                    every key but the timing ones, equal to the last bit
  *   compare_log near TOLERANCE A B          loss within TOLERANCE, nothing else
+ *   compare_log logps GOT WANT              `plumb logps --tokens` against tests/golden/trl/logps: same ids, each
+ * log-prob within 2e-5, sums within 1e-4 + 1e-6 of the float64 sum's size
  *
  * Exits with 0 when they agree, 1 when they differ, 2 when it cannot compare. NaN never agrees. */
 #include <math.h>
@@ -134,8 +136,59 @@ static int compare_near(const log_file *a, const log_file *b, double tolerance) 
     return bad;
 }
 
+static bool same_ids(const pl_json *x, const pl_json *y) {
+    bool same = pl_json_len(x) == pl_json_len(y) && pl_json_len(y) > 0;
+    for (int64_t i = 0; same && i < pl_json_len(y); i++)
+        same = pl_json_int(pl_json_at((pl_json *)x, i)) == pl_json_int(pl_json_at((pl_json *)y, i));
+    return same;
+}
+
+/* The largest difference of a token's log-prob; NaN where the answers cannot be compared. */
+static double answer_distance(const pl_json *got, const pl_json *want, double *sum) {
+    const pl_json *x = pl_json_get(got, "logps"), *y = pl_json_get(want, "logps");
+    double worst = 0, exact = number(want, "logp");
+    *sum = fabs(number(got, "logp") - exact) - 1e-6 * fabs(exact);
+    if (!same_ids(pl_json_get(got, "ids"), pl_json_get(want, "ids")) || pl_json_len(x) != pl_json_len(y))
+        return (double)NAN;
+    for (int64_t i = 0; i < pl_json_len(y); i++) {
+        double d = fabs(pl_json_double(pl_json_at((pl_json *)x, i)) - pl_json_double(pl_json_at((pl_json *)y, i)));
+        if (!(d <= worst)) worst = d;
+    }
+    return worst;
+}
+
+static int compare_logps(const log_file *got, const log_file *want) {
+    static const char *const answers[] = {"chosen", "rejected"};
+    bool bad = got->n != want->n;
+    double worst = 0, worst_sum = 0;
+    for (int64_t i = 0; i < got->n && i < want->n; i++) {
+        const pl_json *g = got->rows[i], *w = want->rows[i];
+        if (!same_ids(pl_json_get(g, "prompt_ids"), pl_json_get(w, "prompt_ids"))) {
+            printf("row %lld: other prompt ids\n", (long long)i);
+            bad = true;
+        }
+        for (int64_t k = 0; k < PL_LEN(answers); k++) {
+            double sum, d = answer_distance(pl_json_get(g, answers[k]), pl_json_get(w, answers[k]), &sum);
+            if (!(d <= 2e-5) || !(sum <= 1e-4)) {
+                printf("row %lld %s: a token differs by %g, the sum by %g\n", (long long)i, answers[k], d, sum);
+                bad = true;
+            }
+            if (!(d <= worst)) worst = d;
+            if (!(sum <= worst_sum)) worst_sum = sum;
+        }
+    }
+    printf("%lld rows, largest difference of a token's log-prob %.2g, of a sum %.2g\n", (long long)got->n, worst,
+           worst_sum);
+    return bad;
+}
+
 int main(int argc, char **argv) {
     static log_file a, b;
+    if (argc == 4 && strcmp(argv[1], "logps") == 0) {
+        load(&a, argv[2]);
+        load(&b, argv[3]);
+        return compare_logps(&a, &b);
+    }
     if (argc >= 4 && strcmp(argv[1], "trl") == 0) {
         load(&a, argv[2]);
         load(&b, argv[3]);
@@ -151,6 +204,6 @@ int main(int argc, char **argv) {
         load(&b, argv[4]);
         return compare_near(&a, &b, atof(argv[2]));
     }
-    fprintf(stderr, "usage: compare_log trl|same|near ...\n");
+    fprintf(stderr, "usage: compare_log trl|same|near|logps ...\n");
     return 2;
 }

@@ -10,6 +10,15 @@ train() {
   run "$out" "${name%%_*}" --config "runs/$name/config.yaml" "${adapter[@]}" --threads 1 --out "$work/$out" "$@"
 }
 
+# weights OUT_NAME RUN: what was trained ends where TRL's run ended
+weights() {
+  local file
+  for file in "$work/$1"/*_final/adapter/adapter_model.safetensors "$work/$1"/*_final/model.safetensors; do
+    [ -e "$file" ] && break
+  done
+  "$compare_tensors" 1e-5 sums "runs/$2/final.json" "$file" >"$work/$1.sums"
+}
+
 for dir in runs/*/; do
   name=$(basename "$dir")
   skip=()
@@ -19,6 +28,8 @@ for dir in runs/*/; do
   "$compare_log" trl "$work/$name/metrics.jsonl" "$dir/log.jsonl" "${skip[@]}" >"$work/$name.compared" ||
     fail "$name: $(cat "$work/$name.compared")"
   echo "$name: $(tail -n 1 "$work/$name.compared")"
+  weights "$name" "$name" || fail "$name: $(cat "$work/$name.sums")"
+  echo "$name: $(tail -n 1 "$work/$name.sums")"
 done
 
 # must_differ OUT_NAME RUN OPTION...: the comparison fails for this change
@@ -30,6 +41,7 @@ must_differ() {
   [ $? = 1 ] || fail "$out: a wrong run ($*) passes for the right one"
 }
 must_differ beta2 dpo_full --adam_beta2 0.99
+weights beta2 dpo_full && fail "other weights pass for TRL's"
 must_differ epsilon dpo_full --adam_epsilon 1e-6
 must_differ schedule dpo_full --lr_scheduler_type cosine
 must_differ seed dpo_full --seed 43
