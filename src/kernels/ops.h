@@ -50,6 +50,17 @@ typedef struct pl_adamw {
     double grad_scale;   /* multiplies every gradient first (clipping) */
 } pl_adamw;
 
+/* C[m,n] = or += alpha A B, with A(i,p) = a[i*a_row + p*a_col] and B(p,j) = b[p*b_row + j*b_col]: a product that is
+ * short in one direction (adapters). C does not overlap A or B; with k == 0 the sum is zero. */
+typedef struct pl_product {
+    real *c;
+    const real *a, *b;
+    int64_t ldc, a_row, a_col, b_row, b_col;
+    int64_t m, n, k;
+    real alpha;
+    bool accumulate;
+} pl_product;
+
 typedef struct pl_ops {
     const char *level; /* "generic", "avx2", "avx512", "avx512bf16" */
 
@@ -114,6 +125,9 @@ typedef struct pl_ops {
      * kernels/ref/dropout.c. y == x allowed without accumulate. */
     void (*dropout)(real *y, bool accumulate, const real *x, const uint64_t *row_id, uint64_t key, real p, int64_t T,
                     int64_t C);
+
+    /* In the calling thread alone: the caller shares out rows or columns. */
+    void (*product)(const pl_product *x);
 
     void (*adamw)(real *p, const real *g, real *m, real *v, int64_t n, const pl_adamw *a);
 } pl_ops;

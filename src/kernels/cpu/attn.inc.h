@@ -7,13 +7,6 @@
  * size, and the softmax needs no sums across lanes. Tasks are independent and write different rows: bits do not depend
  * on threads. A NaN or infinity in v may reach queries of the same block that do not see its key (0 * NaN). */
 
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-#define INLINED static inline __attribute__((always_inline))
-
 #define KEYS 64          /* rows of a tile of scores */
 #define MAX_COLUMNS 48   /* columns of a tile */
 #define TILE_FLOATS 6144 /* D * columns <= this */
@@ -21,78 +14,9 @@
 /* Tiles of queries and outputs stay in the second-level cache, and four of them on a thread's stack. */
 static int64_t tile_columns(int64_t D) { return D <= 128 ? MAX_COLUMNS : 16; }
 
-/* c[m,:] (+)= sum_k A(m,k) b[k,:] for M rows and NV vectors in registers; A(m,k) = a[m*ars + k*aks]; ld: row stride of
- * b and c. */
-INLINED void tile_core(float *c, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ld, int64_t K,
-                       bool accumulate, const int M, const int NV) {
-    vf s[TILE_ROWS][TILE_VECS];
-    UNROLL for (int m = 0; m < M; m++) {
-        UNROLL for (int v = 0; v < NV; v++) s[m][v] = accumulate ? v_load(c + m * ld + v * VW) : v_zero();
-    }
-    for (int64_t k = 0; k < K; k++, a += aks, b += ld) {
-        vf x[TILE_VECS];
-        UNROLL for (int v = 0; v < NV; v++) x[v] = v_load(b + v * VW);
-        UNROLL for (int m = 0; m < M; m++) {
-            vf y = v_set(a[m * ars]);
-            UNROLL for (int v = 0; v < NV; v++) s[m][v] = v_fma(y, x[v], s[m][v]);
-        }
-    }
-    UNROLL for (int m = 0; m < M; m++) { UNROLL for (int v = 0; v < NV; v++) v_store(c + m * ld + v * VW, s[m][v]); }
-}
-
-#define TILE_CASE(m)                                                                                                   \
-    case m: tile_core(c, a, ars, aks, b, ld, K, accumulate, m, NV); break
-INLINED void tile_rows(float *c, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ld, int64_t K,
-                       bool accumulate, int64_t M, const int NV) {
-    switch (M) {
-        TILE_CASE(1);
-        TILE_CASE(2);
-        TILE_CASE(3);
-        TILE_CASE(4);
-        TILE_CASE(5);
-        TILE_CASE(6);
-#if TILE_ROWS > 6
-        TILE_CASE(7);
-        TILE_CASE(8);
-#endif
-    default: break;
-    }
-}
-
-static void tile_rows_1(float *c, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ld, int64_t K,
-                        bool accumulate, int64_t M) {
-    tile_rows(c, a, ars, aks, b, ld, K, accumulate, M, 1);
-}
-static void tile_rows_2(float *c, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ld, int64_t K,
-                        bool accumulate, int64_t M) {
-    tile_rows(c, a, ars, aks, b, ld, K, accumulate, M, 2);
-}
-#if TILE_VECS > 2
-static void tile_rows_3(float *c, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ld, int64_t K,
-                        bool accumulate, int64_t M) {
-    tile_rows(c, a, ars, aks, b, ld, K, accumulate, M, 3);
-}
-#endif
-
-/* The whole product: M rows, nv vectors. */
 static void tile_product(float *c, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ld, int64_t M,
                          int64_t nv, int64_t K, bool accumulate) {
-    for (int64_t m = 0; m < M; m += TILE_ROWS) {
-        int64_t rows = PL_MIN(TILE_ROWS, M - m);
-        for (int64_t v = 0; v < nv; v += TILE_VECS) {
-            float *cm = c + m * ld + v * VW;
-            const float *am = a + m * ars, *bv = b + v * VW;
-            int64_t vectors = PL_MIN(TILE_VECS, nv - v);
-            if (vectors == 1)
-                tile_rows_1(cm, am, ars, aks, bv, ld, K, accumulate, rows);
-            else if (vectors == 2)
-                tile_rows_2(cm, am, ars, aks, bv, ld, K, accumulate, rows);
-#if TILE_VECS > 2
-            else
-                tile_rows_3(cm, am, ars, aks, bv, ld, K, accumulate, rows);
-#endif
-        }
-    }
+    tiles(c, ld, a, ars, aks, b, ld, M, nv, K, accumulate);
 }
 
 /* tile[d][lane] = factor * rows[lane][d] for n lanes; the lanes up to a whole vector are 0. */

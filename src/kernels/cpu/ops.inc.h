@@ -16,6 +16,8 @@
 #include "kernels/cpu/mlp.inc.h"
 #include "kernels/cpu/norm.inc.h"
 
+#include "kernels/cpu/tile.inc.h"
+
 #include "kernels/cpu/attn.inc.h"
 
 #include "kernels/cpu/attn_bwd.inc.h"
@@ -24,6 +26,7 @@ static void add_vector_ops(pl_ops *ops) {
     add_elem_ops(ops);
     add_convert_ops(ops);
     add_norm_ops(ops);
+    add_tile_ops(ops);
     add_mlp_ops(ops);
     add_head_ops(ops);
     add_attn_ops(ops);

@@ -45,4 +45,6 @@ void pl_ref_dropout(real *y, bool accumulate, const real *x, const uint64_t *row
                     int64_t C);
 void pl_ref_adamw(real *p, const real *g, real *m, real *v, int64_t n, const pl_adamw *a);
 
+void pl_ref_product(const pl_product *x);
+
 #endif

@@ -27,6 +27,7 @@ void pl_ops_add_ref(pl_ops *ops) {
         .head_tile = pl_ref_head_tile,
         .head_softmax = pl_ref_head_softmax,
         .dropout = pl_ref_dropout,
+        .product = pl_ref_product,
         .adamw = pl_ref_adamw,
     };
 }

@@ -373,6 +373,36 @@ static int dropouts(const pl_ops *ref, const pl_ops *ops, dice *d) {
     return bad;
 }
 
+/* A, B and C with strides; a row or a column of each apart by more than its length. */
+static void run_product(const pl_ops *ops, void *const *p, const kcase *c) {
+    int64_t m = c->i[0], n = c->i[1], k = c->i[2];
+    bool across_a = c->i[3] & 1, across_b = c->i[3] & 2;
+    pl_product x = {.c = p[0], .a = p[1], .b = p[2], .ldc = n + 3, .m = m, .n = n, .k = k, .alpha = c->r[0]};
+    x.a_row = across_a ? 1 : k + 1, x.a_col = across_a ? m + 2 : 1;
+    x.b_row = across_b ? 1 : n + 5, x.b_col = across_b ? k + 1 : 1;
+    x.accumulate = c->flag;
+    ops->product(&x);
+}
+
+static int products(const pl_ops *ref, const pl_ops *ops, dice *d) {
+    static const int64_t ms[] = {1, 5, 8, 16, 33, 100}, ns[] = {1, 4, 8, 16, 17, 32, 48, 95, 96, 97, 200},
+                         ks[] = {0, 1, 4, 16, 64, 255, 256, 257, 600};
+    int bad = 0;
+    for (int round = 0; round < 120; round++) {
+        int64_t m = ms[pick(d, 0, PL_LEN(ms) - 1)], n = ns[round % PL_LEN(ns)], k = ks[pick(d, 0, PL_LEN(ks) - 1)];
+        kcase c = {.op = "product", .i = {m, n, k, pick(d, 0, 3)}, .flag = coin(d), .run = run_product};
+        c.r[0] = coin(d) ? 1.0f : 1.7f;
+        snprintf(c.shape, sizeof c.shape, "%lld x %lld x %lld, layout %lld%s", (long long)m, (long long)n, (long long)k,
+                 (long long)c.i[3], c.flag ? ", added" : "");
+        buf_normal(&c, "c", m * (n + 3), 1, d);
+        set_out(&c, 4 * EPS, tol_sum(k, 4 * 1.7));
+        buf_normal(&c, "a", (m + 2) * (k + 1), 1, d);
+        buf_normal(&c, "b", (n + 5) * (k + 1), 1, d);
+        bad += finish(&c, ref, ops);
+    }
+    return bad;
+}
+
 static void run_adamw(const pl_ops *ops, void *const *p, const kcase *c) {
     ops->adamw(p[0], p[1], p[2], p[3], c->i[0], c->extra);
 }
@@ -584,6 +614,7 @@ LEVEL_TEST(ropes)
 LEVEL_TEST(swiglus)
 LEVEL_TEST(heads)
 LEVEL_TEST(dropouts)
+LEVEL_TEST(products)
 LEVEL_TEST(adamws)
 LEVEL_TEST(conversions)
 LEVEL_TEST(attentions)
@@ -651,6 +682,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_swiglus),
         cmocka_unit_test(test_heads),
         cmocka_unit_test(test_dropouts),
+        cmocka_unit_test(test_products),
         cmocka_unit_test(test_adamws),
         cmocka_unit_test(test_conversions),
         cmocka_unit_test(test_attentions),

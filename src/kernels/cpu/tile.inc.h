@@ -1,0 +1,143 @@
+/* kernels/cpu/tile.inc.h: small matrix products in registers: the tiles that attention is made of, and the products of
+ * adapters, whose one short side libraries do not like. */
+
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define INLINED static inline __attribute__((always_inline))
+
+/* c[m,:] (+)= sum_k A(m,k) b[k,:] for M rows and NV vectors in registers; A(m,k) = a[m*ars + k*aks]; ldb, ldc: row
+ * strides of b and c. */
+INLINED void tile_core(float *c, int64_t ldc, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ldb,
+                       int64_t K, bool accumulate, const int M, const int NV) {
+    vf s[TILE_ROWS][TILE_VECS];
+    UNROLL for (int m = 0; m < M; m++) {
+        UNROLL for (int v = 0; v < NV; v++) s[m][v] = accumulate ? v_load(c + m * ldc + v * VW) : v_zero();
+    }
+    for (int64_t k = 0; k < K; k++, a += aks, b += ldb) {
+        vf x[TILE_VECS];
+        UNROLL for (int v = 0; v < NV; v++) x[v] = v_load(b + v * VW);
+        UNROLL for (int m = 0; m < M; m++) {
+            vf y = v_set(a[m * ars]);
+            UNROLL for (int v = 0; v < NV; v++) s[m][v] = v_fma(y, x[v], s[m][v]);
+        }
+    }
+    UNROLL for (int m = 0; m < M; m++) { UNROLL for (int v = 0; v < NV; v++) v_store(c + m * ldc + v * VW, s[m][v]); }
+}
+
+#define TILE_CASE(m)                                                                                                   \
+    case m: tile_core(c, ldc, a, ars, aks, b, ldb, K, accumulate, m, NV); break
+INLINED void tile_rows(float *c, int64_t ldc, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ldb,
+                       int64_t K, bool accumulate, int64_t M, const int NV) {
+    switch (M) {
+        TILE_CASE(1);
+        TILE_CASE(2);
+        TILE_CASE(3);
+        TILE_CASE(4);
+        TILE_CASE(5);
+        TILE_CASE(6);
+#if TILE_ROWS > 6
+        TILE_CASE(7);
+        TILE_CASE(8);
+#endif
+    default: break;
+    }
+}
+
+static void tile_rows_1(float *c, int64_t ldc, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ldb,
+                        int64_t K, bool accumulate, int64_t M) {
+    tile_rows(c, ldc, a, ars, aks, b, ldb, K, accumulate, M, 1);
+}
+static void tile_rows_2(float *c, int64_t ldc, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ldb,
+                        int64_t K, bool accumulate, int64_t M) {
+    tile_rows(c, ldc, a, ars, aks, b, ldb, K, accumulate, M, 2);
+}
+#if TILE_VECS > 2
+static void tile_rows_3(float *c, int64_t ldc, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ldb,
+                        int64_t K, bool accumulate, int64_t M) {
+    tile_rows(c, ldc, a, ars, aks, b, ldb, K, accumulate, M, 3);
+}
+#endif
+
+/* The whole product: M rows, nv vectors. */
+static void tiles(float *c, int64_t ldc, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ldb,
+                  int64_t M, int64_t nv, int64_t K, bool accumulate) {
+    for (int64_t m = 0; m < M; m += TILE_ROWS) {
+        int64_t rows = PL_MIN(TILE_ROWS, M - m);
+        for (int64_t v = 0; v < nv; v += TILE_VECS) {
+            float *cm = c + m * ldc + v * VW;
+            const float *am = a + m * ars, *bv = b + v * VW;
+            int64_t vectors = PL_MIN(TILE_VECS, nv - v);
+            if (vectors == 1)
+                tile_rows_1(cm, ldc, am, ars, aks, bv, ldb, K, accumulate, rows);
+            else if (vectors == 2)
+                tile_rows_2(cm, ldc, am, ars, aks, bv, ldb, K, accumulate, rows);
+#if TILE_VECS > 2
+            else
+                tile_rows_3(cm, ldc, am, ars, aks, bv, ldb, K, accumulate, rows);
+#endif
+        }
+    }
+}
+
+/* --- products with a short side --- */
+
+#define PRODUCT_DEPTH 256 /* rows of B at a time */
+#define PRODUCT_VECS 6    /* vectors of columns at a time: 96 KB of packed B at most */
+
+/* packed[p][j] = alpha * B(p,j) for `depth` rows and n columns, then zeros up to whole vectors. */
+static void product_pack(float *packed, int64_t ld, const pl_product *x, int64_t p0, int64_t depth, int64_t j0,
+                         int64_t n) {
+    const float *b = x->b + p0 * x->b_row + j0 * x->b_col;
+    vf alpha = v_set(x->alpha);
+    if (x->b_col == 1) {
+        for (int64_t p = 0; p < depth; p++)
+            EACH_VECTOR(j, k, n) v_store(packed + p * ld + j, v_mul(alpha, v_get(b + p * x->b_row + j, k)));
+        return;
+    }
+    for (int64_t j = 0; j < ld; j++)
+        for (int64_t p = 0; p < depth; p++) packed[p * ld + j] = j < n ? x->alpha * b[p * x->b_row + j * x->b_col] : 0;
+}
+
+/* Rows [0, m) of C's columns [j0, j0 + n), n < the next whole vector: through a tile of whole vectors. */
+static void product_edge(const pl_product *x, const float *a, const float *packed, int64_t ld, int64_t depth,
+                         int64_t j0, int64_t n, bool accumulate) {
+    float tile[TILE_ROWS * PRODUCT_VECS * VW];
+    for (int64_t i = 0; i < x->m; i += TILE_ROWS) {
+        int64_t rows = PL_MIN(TILE_ROWS, x->m - i);
+        tiles(tile, ld, a + i * x->a_row, x->a_row, x->a_col, packed, ld, rows, ld / VW, depth, false);
+        for (int64_t r = 0; r < rows; r++) {
+            float *c = x->c + (i + r) * x->ldc + j0;
+            EACH_VECTOR(j, k, n) {
+                vf t = v_get(tile + r * ld + j, k);
+                v_put(c + j, accumulate ? v_add(v_get(c + j, k), t) : t, k);
+            }
+        }
+    }
+}
+
+static void op_product(const pl_product *x) {
+    float packed[PRODUCT_DEPTH * PRODUCT_VECS * VW];
+    for (int64_t j = 0; j < x->n; j += PRODUCT_VECS * VW) {
+        int64_t n = PL_MIN(PRODUCT_VECS * VW, x->n - j), ld = (n + VW - 1) / VW * VW;
+        for (int64_t p = 0; p < x->k || p == 0; p += PRODUCT_DEPTH) {
+            int64_t depth = PL_MIN(PRODUCT_DEPTH, x->k - p);
+            bool accumulate = x->accumulate || p > 0;
+            const float *a = x->a + p * x->a_col;
+            if (n == ld && x->b_col == 1 && x->alpha == 1) {
+                tiles(x->c + j, x->ldc, a, x->a_row, x->a_col, x->b + p * x->b_row + j, x->b_row, x->m, n / VW, depth,
+                      accumulate);
+                continue;
+            }
+            product_pack(packed, ld, x, p, depth, j, n);
+            if (n == ld)
+                tiles(x->c + j, x->ldc, a, x->a_row, x->a_col, packed, ld, x->m, n / VW, depth, accumulate);
+            else
+                product_edge(x, a, packed, ld, depth, j, n, accumulate);
+        }
+    }
+}
+
+static void add_tile_ops(pl_ops *ops) { ops->product = op_product; }
