@@ -157,6 +157,14 @@ const char *pl_scorer_reference(const pl_scorer *s) { return s->words; }
 
 /* --- passes */
 
+/* Adds to the batch's error where its numbers stop being finite. */
+static int locate(pl_worker *k, const pl_weights *w, const pl_lora *lora, pl_error *err) {
+    char what[256], where[PL_LOCATION_BYTES];
+    snprintf(what, sizeof what, "%.255s", err ? err->text : "");
+    int rc = pl_worker_locate_nonfinite(where, k, w, lora, err);
+    return rc ? rc : PL_FAIL(err, PL_E_NUMERIC, "%s; %s", what, where);
+}
+
 int pl_scorer_pass(pl_scorer *s, const pl_session *model, const pl_lora *lora, pl_score_batch *batch, void *user,
                    const pl_score_hooks *hooks, int64_t done, int64_t total, pl_error *err) {
     const pl_weights *w = &model->model.stored;
@@ -170,7 +178,9 @@ int pl_scorer_pass(pl_scorer *s, const pl_session *model, const pl_lora *lora, p
         int64_t n = pl_forest_cut(d, s->rows + at, d->n - at, s->budget_tok, 0);
         rc = pl_worker_forward(&k, w, lora, d, s->rows + at, n, 0, false, false, err);
         if (rc) return pl_error_context(err, rc, "row %" PRId64, d->rows[at].source);
-        PL_GO(rc, batch(user, &k, at, n, err));
+        rc = batch(user, &k, at, n, err);
+        if (rc == PL_E_NUMERIC) rc = locate(&k, w, lora, err);
+        if (rc) return rc;
         at += n;
         if (hooks && hooks->progress) hooks->progress(hooks->user, done + at, total);
         if (hooks && hooks->stop && hooks->stop(hooks->user))

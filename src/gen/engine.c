@@ -1,6 +1,8 @@
 /* engine.c: one step of generation: a forest whose runs look into the KV cache, then the head for the rows that ask. */
 #include "gen/engine.h"
 
+#include "model/nonfinite.h"
+
 #define TAG "generation"
 #define TILE 4096 /* vocabulary ids of one product */
 
@@ -127,7 +129,12 @@ out:
 
 int pl_engine_run(pl_engine *e, const pl_weights *w, const pl_lora *lora, pl_error *err) {
     int rc = pl_decoder_infer(&e->decoder, w, lora, &e->forest, &e->cache, e->slots, err);
-    return rc || e->noutputs == 0 ? rc : run_head(e, w, err);
+    if (rc == 0 && e->noutputs > 0) rc = run_head(e, w, err);
+    if (rc != PL_E_NUMERIC) return rc;
+    char tensor[PL_NONFINITE_NAME];
+    pl_weights_find_nonfinite(tensor, w, lora);
+    return PL_FAIL(err, PL_E_NUMERIC, "a logit is not finite: %s%s", *tensor ? tensor : "all weights are finite",
+                   *tensor ? " holds such a number" : ", but the sums of the model overflow");
 }
 
 const real *pl_engine_logits(const pl_engine *e, int64_t row) { return e->z + row * e->arch->V; }

@@ -1,6 +1,11 @@
 /* worker.c: from rows to log-probs and gradients, one micro-batch at a time. */
 #include "model/worker.h"
 
+#include <math.h>
+#include <stdio.h>
+
+#include "model/nonfinite.h"
+
 int pl_worker_take(pl_worker *k, const pl_arch *arch, const pl_backend *backend, const pl_worker_spec *spec,
                    pl_arena *arena, pl_error *err) {
     pl_decoder_spec ds = {.max_tokens = spec->caps.tokens,
@@ -51,14 +56,45 @@ double pl_worker_sequence_logp(const pl_worker *k, int64_t s) {
     return sum;
 }
 
+int pl_worker_locate_nonfinite(char out[PL_LOCATION_BYTES], pl_worker *k, const pl_weights *w, const pl_lora *lora,
+                               pl_error *err) {
+    int64_t layer = 0;
+    char place[48], tensor[PL_NONFINITE_NAME];
+    int rc = pl_decoder_find_nonfinite(&k->decoder, w, lora, &k->forest, &layer, err);
+    if (rc) return rc;
+    pl_weights_find_nonfinite(tensor, w, lora);
+    if (layer < 0)
+        snprintf(place, sizeof place, "the embeddings");
+    else if (layer == w->arch->L)
+        snprintf(place, sizeof place, "the head");
+    else
+        snprintf(place, sizeof place, "layer %" PRId64, layer);
+    snprintf(out, PL_LOCATION_BYTES, "the first such value comes out of %s, and %s%s", place,
+             *tensor ? tensor : "all weights are finite", *tensor ? " holds one" : "");
+    return 0;
+}
+
+/* Sequence log-probs of the current batch, all finite. */
+static int take_scores(double *out, pl_worker *k, const pl_weights *w, const pl_lora *lora, pl_error *err) {
+    char where[PL_LOCATION_BYTES];
+    for (int64_t s = 0; s < k->forest.nsequences; s++) {
+        out[s] = pl_worker_sequence_logp(k, s);
+        if (isfinite(out[s])) continue;
+        int rc = pl_worker_locate_nonfinite(where, k, w, lora, err);
+        return rc ? rc : PL_FAIL(err, PL_E_NUMERIC, "a log-prob is not finite; %s", where);
+    }
+    return 0;
+}
+
 int pl_worker_score(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_dataset *d, const int64_t *rows,
                     int64_t n, bool score_prompt, double *out, pl_progress *progress, void *user, pl_error *err) {
     int64_t written = 0;
     for (int64_t done = 0; done < n;) {
         int64_t take = pl_forest_cut(d, rows + done, n - done, k->pass_tok, 0);
         int rc = pl_worker_forward(k, w, lora, d, rows + done, take, 0, score_prompt, false, err);
+        if (rc == 0) rc = take_scores(out + written, k, w, lora, err);
         if (rc) return pl_error_context(err, rc, "row %" PRId64, d->rows[rows[done]].source);
-        for (int64_t s = 0; s < k->forest.nsequences; s++) out[written++] = pl_worker_sequence_logp(k, s);
+        written += k->forest.nsequences;
         done += take;
         if (progress && progress(user, done, n))
             return PL_FAIL(err, PL_E_INTERRUPTED, "stopped after %" PRId64 " rows", done);

@@ -40,8 +40,15 @@ int pl_worker_backward(pl_worker *k, pl_trainable *t, pl_error *err);
 /* Sum of the log-probs of sequence s of the current batch, in double, in order. */
 double pl_worker_sequence_logp(const pl_worker *k, int64_t s);
 
+/* For errors: where the numbers of the current batch stop being finite, as a sentence part: "the first such value comes
+ * out of layer 1, and model.layers.1.mlp.down_proj.weight holds one". Runs the forward pass again. */
+#define PL_LOCATION_BYTES 256
+int pl_worker_locate_nonfinite(char out[PL_LOCATION_BYTES], pl_worker *k, const pl_weights *w, const pl_lora *lora,
+                               pl_error *err);
+
 /* Sequence log-probs of rows[0..n): out[answer of rows], answers of row i at out[i * per_row ...]. progress may be
- * NULL; it is called after each micro-batch with the rows done and returns non-zero to stop (PL_E_INTERRUPTED). */
+ * NULL; it is called after each micro-batch with the rows done and returns non-zero to stop (PL_E_INTERRUPTED).
+ * PL_E_NUMERIC when one is not finite. */
 typedef int pl_progress(void *user, int64_t done, int64_t total);
 int pl_worker_score(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_dataset *d, const int64_t *rows,
                     int64_t n, bool score_prompt, double *out, pl_progress *progress, void *user, pl_error *err);

@@ -48,20 +48,12 @@ static int name_rows(pl_error *err, int rc, const pl_dataset *d, const int64_t *
     return pl_error_context(err, rc, "row%s %s", n > 1 ? "s" : "", text);
 }
 
-/* Names the layer in which the first non-finite number of the current batch appears. */
-static int non_finite(pl_batcher *b, const char *what, pl_error *err) {
-    int64_t layer = 0, L = b->policy->weights.arch->L;
-    int rc = pl_decoder_find_nonfinite(&b->worker->decoder, &b->policy->weights,
-                                       b->policy->is_lora ? &b->policy->lora : NULL, &b->worker->forest, &layer, err);
-    if (rc) return rc;
-    char where[48];
-    if (layer < 0)
-        snprintf(where, sizeof where, "the embeddings");
-    else if (layer == L)
-        snprintf(where, sizeof where, "the head");
-    else
-        snprintf(where, sizeof where, "layer %" PRId64, layer);
-    return PL_FAIL(err, PL_E_NUMERIC, "%s is not finite; the first such value comes out of %s", what, where);
+/* Names the layer, and the tensor if it is one's fault, in which the first non-finite number of the worker's batch
+ * appears. */
+static int non_finite(pl_worker *k, const pl_weights *w, const pl_lora *lora, const char *what, pl_error *err) {
+    char where[PL_LOCATION_BYTES];
+    int rc = pl_worker_locate_nonfinite(where, k, w, lora, err);
+    return rc ? rc : PL_FAIL(err, PL_E_NUMERIC, "%s is not finite; %s", what, where);
 }
 
 static int reference_logps(pl_batcher *b, const pl_dataset *d, const double *cached, const int64_t *rows, int64_t n,
@@ -77,8 +69,11 @@ static int reference_logps(pl_batcher *b, const pl_dataset *d, const double *cac
     }
     int rc = pl_worker_forward(r->worker, r->weights, r->lora, d, rows, n, 0, b->score_prompt, false, err);
     if (rc) return pl_error_context(err, rc, "reference");
-    for (int64_t s = 0; s < r->worker->forest.nsequences; s++)
+    for (int64_t s = 0; s < r->worker->forest.nsequences; s++) {
         b->reference_logp[s] = pl_worker_sequence_logp(r->worker, s);
+        if (!isfinite(b->reference_logp[s]))
+            return non_finite(r->worker, r->weights, r->lora, "a log-prob of the reference", err);
+    }
     return 0;
 }
 
@@ -91,7 +86,9 @@ static int collect(pl_batcher *b, pl_error *err) {
         b->first[s + 1] = b->first[s] + q->ntargets;
         b->length[s] = q->length;
         b->policy_logp[s] = pl_worker_sequence_logp(k, s);
-        if (!isfinite(b->policy_logp[s])) return non_finite(b, "a log-prob", err);
+        if (!isfinite(b->policy_logp[s]))
+            return non_finite(b->worker, &b->policy->weights, b->policy->is_lora ? &b->policy->lora : NULL,
+                              "a log-prob", err);
     }
     for (int64_t i = 0; i < k->forest.ntargets; i++) b->token_logp[i] = (double)k->head.logp[i];
     return 0;

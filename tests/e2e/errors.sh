@@ -84,12 +84,51 @@ model
 sed -i 's/"hidden_size": *32/"hidden_size": 48/' "$work/m/config.json"
 refuse 1 'model.safetensors|hidden_size|rows|cols' dpo --model "$work/m" --data pairs --out "$work/run"
 model
-# the last weights of the file become NaN
-size=$(stat -c %s "$work/m/model.safetensors")
-for _ in 1 2 3 4; do printf '\000\000\300\177'; done |
-  dd of="$work/m/model.safetensors" bs=1 seek=$((size - 16)) conv=notrunc 2>/dev/null
-refuse 1 'step 1.*(not finite|NaN|nan)' dpo --model "$work/m" --data pairs/train.jsonl --max_length 128 --out "$work/run"
+# A NaN in one tensor: every command says where it comes from and leaves nothing behind.
+poison() { # DIR TENSOR: NaN into its first element
+  local file=$1/model.safetensors head at
+  head=$(od -An -tu8 -N8 "$file" | tr -d ' ')
+  at=$(head -c $((8 + head)) "$file" | tail -c "$head" | grep -oE "\"$2\": *\{[^}]*\"data_offsets\": *\[[0-9]+" | grep -oE '[0-9]+$')
+  [ -n "$at" ] || fail "no tensor $2 in $file"
+  printf '\000\000\300\177' | dd of="$file" bs=1 seek=$((8 + head + at)) conv=notrunc 2>/dev/null
+}
+nan() { # PLACE TENSOR
+  local place=$1 tensor=$2 named="the first such value comes out of $1, and $2 holds one" run
+  model
+  poison "$work/m" "$tensor"
+  run=(--max_length 128 --threads 1 --out "$work/run" --overwrite_output_dir)
+  # the reference has the same weights, and is first
+  refuse 1 "step 1: rows? 0 .line 1.*a log-prob of the reference is not finite; $named" \
+    dpo --model "$work/m" --data pairs/train.jsonl "${run[@]}" --train_sampling_strategy sequential
+  refuse 1 "step 1: .*a log-prob of the reference is not finite; $named" \
+    dpo --model "$work/m" --data pairs/train.jsonl "${run[@]}" --use_peft
+  refuse 1 "step 1: .*a log-prob is not finite; $named" \
+    dpo --model "$work/m" --ref_model llama --data pairs/train.jsonl "${run[@]}" --use_peft
+  refuse 1 "step 1: .*a log-prob is not finite; $named" sft --model "$work/m" --data completions/train.jsonl "${run[@]}"
+  refuse 1 "step 1: .*a log-prob of the reference is not finite; $named" \
+    dpo --model llama --ref_model "$work/m" --data pairs/train.jsonl "${run[@]}"
+  refuse 1 "reference pass: row 0: a log-prob is not finite; $named" \
+    dpo --model "$work/m" --data pairs/train.jsonl "${run[@]}" --precompute_ref_log_probs --cache_dir "$work/nan_cache"
+  [ -z "$(ls "$work/nan_cache")" ] || fail "log-probs that are not finite were cached"
+  refuse 1 "row 0 .line 1.: a log-prob is not finite; $named" logps --model "$work/m" --data pairs/train.jsonl
+  refuse 1 "row 0 .line 1.: a log-prob is not finite; $named" eval --model "$work/m" --data pairs/train.jsonl
+  refuse 1 "a logit is not finite: $tensor holds such a number" generate --model "$work/m" --prompt a
+  ls -d "$work"/run/*_final >/dev/null 2>&1 && fail "a model that is not finite was saved"
+  rm -rf "$work/run" "$work/nan_cache"
+}
+nan 'layer 0' model.layers.0.mlp.gate_proj.weight
+nan 'layer 1' model.layers.1.self_attn.v_proj.weight
+nan 'layer 1' model.layers.1.post_attention_layernorm.weight
+nan 'the head' model.norm.weight
 tail -n 2 "$work/refused.stderr"
+# in an adapter
+cp -r runs/dpo_lora/adapter_init "$work/a" && mv "$work/a/adapter_model.safetensors" "$work/a/model.safetensors" &&
+  poison "$work/a" base_model.model.model.layers.1.mlp.down_proj.lora_B.weight && mv "$work/a/model.safetensors" "$work/a/adapter_model.safetensors"
+refuse 1 'out of layer 1, and base_model.model.model.layers.1.mlp.down_proj.lora_B.weight holds one' \
+  logps --model llama --adapter "$work/a" --data pairs/train.jsonl
+# numbers that overflow although all weights are finite: a learning rate beyond reason
+refuse 1 'step [0-9]+: .*(all weights are finite|not finite)' dpo "${ok[@]}" --max_length 128 --learning_rate 100 --max_grad_norm 0 --bf16 false \
+  --overwrite_output_dir --max_steps 30 --save_strategy no
 
 # messages as JSON
 "$plumb" dpo "${ok[@]}" --beta much --log_format json 2>"$work/json.stderr"
