@@ -76,7 +76,7 @@ static void measure_gemm(result *r, const setting *s) {
     pl_dnnl *d = NULL;
     float *a = NULL, *b = NULL, *c = NULL;
     double flop = 0, seconds = 0;
-    if (pl_dnnl_new(&d, pl_cpu_detect(), &err) || pl_alloc_zero((void **)&a, bytes, &err) ||
+    if (pl_dnnl_new(&d, pl_cpu_detect(), false, &err) || pl_alloc_zero((void **)&a, bytes, &err) ||
         pl_alloc_zero((void **)&b, bytes, &err) || pl_alloc_zero((void **)&c, bytes, &err))
         exit(1);
     for (int64_t i = 0; i < (int64_t)(bytes / 4); i++)

@@ -5,7 +5,9 @@
 struct pl_gemm {
     const pl_ops *ops; /* borrowed */
 #if PL_GEMM_HAS_DNNL
-    pl_gemm_blocks *fast; /* owned; NULL: the reference multiplies */
+    pl_gemm_blocks *fast;                  /* owned; NULL: the reference multiplies */
+    pl_gemm_blocks *lanes[PL_MAX_THREADS]; /* owned, made when they are prepared */
+    pl_cpu_level level;
 #endif
 };
 
@@ -15,7 +17,8 @@ int pl_gemm_new(pl_gemm **out, pl_cpu_level level, const pl_ops *ops, pl_error *
     PL_GO(rc, PL_NEW(&g, 1, err));
     g->ops = ops;
 #if PL_GEMM_HAS_DNNL
-    if (level != PL_CPU_GENERIC) PL_GO(rc, pl_gemm_blocks_new(&g->fast, level, err));
+    g->level = level;
+    if (level != PL_CPU_GENERIC) PL_GO(rc, pl_gemm_blocks_new(&g->fast, level, false, err));
 #else
     PL_UNUSED(level);
 #endif
@@ -30,6 +33,7 @@ void pl_gemm_free(pl_gemm *g) {
     if (!g) return;
 #if PL_GEMM_HAS_DNNL
     pl_gemm_blocks_free(g->fast);
+    for (int i = 0; i < PL_MAX_THREADS; i++) pl_gemm_blocks_free(g->lanes[i]);
 #endif
     pl_free(g);
 }
@@ -42,6 +46,7 @@ static int check(const pl_gemm_call *c, pl_error *err) {
     bool dw = c->kind == PL_GEMM_DW;
     if (c->m < 0 || c->n < 0 || c->k < 0)
         return PL_FAIL(err, PL_E_SHAPE, "matrix product of %" PRId64 " x %" PRId64 " x %" PRId64, c->m, c->n, c->k);
+    if (c->lane < 0 || c->lane > PL_MAX_THREADS) return PL_FAIL(err, PL_E_INTERNAL, "matrix product: lane %d", c->lane);
     if (c->lda < (dw ? c->m : c->k) || c->ldb < (c->kind == PL_GEMM_Y ? c->k : c->n) || c->ldc < c->n)
         return PL_FAIL(err, PL_E_SHAPE,
                        "matrix product: row strides %" PRId64 ", %" PRId64 ", %" PRId64 " too small for %" PRId64
@@ -56,17 +61,26 @@ int pl_gemm_prepare(pl_gemm *g, const pl_gemm_call *shape, pl_error *err) {
     int rc = check(shape, err);
     if (rc || shape->m == 0 || shape->n == 0) return rc;
 #if PL_GEMM_HAS_DNNL
-    if (g->fast) return pl_gemm_blocks_prepare(g->fast, shape, err);
+    if (g->fast && shape->lane == 0) return pl_gemm_blocks_prepare(g->fast, shape, err);
+    for (int i = 0; rc == 0 && g->fast && i < shape->lane; i++) {
+        if (!g->lanes[i]) rc = pl_gemm_blocks_new(&g->lanes[i], g->level, true, err);
+        if (rc == 0) rc = pl_gemm_blocks_prepare(g->lanes[i], shape, err);
+    }
 #endif
     PL_UNUSED(g);
-    return 0;
+    return rc;
 }
 
 int pl_gemm_run(pl_gemm *g, const pl_gemm_call *call, pl_error *err) {
     int rc = check(call, err);
     if (rc || call->m == 0 || call->n == 0) return rc;
 #if PL_GEMM_HAS_DNNL
-    if (g->fast && call->k > 0) return pl_gemm_blocks_run(g->fast, call, err);
+    if (g->fast && call->k > 0 && call->lane == 0) return pl_gemm_blocks_run(g->fast, call, err);
+    if (g->fast && call->k > 0) {
+        if (!g->lanes[call->lane - 1])
+            return PL_FAIL(err, PL_E_INTERNAL, "matrix product: lane %d is not prepared", call->lane);
+        return pl_gemm_blocks_run(g->lanes[call->lane - 1], call, err);
+    }
 #endif
     pl_gemm_ref_run(g->ops, call);
     return 0;
@@ -76,6 +90,8 @@ size_t pl_gemm_bytes(const pl_gemm *g) {
     size_t bytes = sizeof *g;
 #if PL_GEMM_HAS_DNNL
     if (g->fast) bytes += pl_gemm_blocks_bytes(g->fast);
+    for (int i = 0; i < PL_MAX_THREADS; i++)
+        if (g->lanes[i]) bytes += pl_gemm_blocks_bytes(g->lanes[i]);
 #endif
     return bytes;
 }

@@ -12,7 +12,10 @@
  * bf16: operands are rounded to bf16 (nearest even), products accumulated in fp32, result fp32. Without native bf16 the
  * rounded operands are multiplied in f32 (same rounding). The provider owns its primitives and conversion scratch: both
  * are made in pl_gemm_prepare, so that pl_gemm_run allocates nothing of ours. Running an unprepared shape prepares it
- * on the way (tests and small tools). Not thread-safe: one caller at a time; it threads inside. */
+ * on the way (tests and small tools).
+ *
+ * A product threads inside, for one caller at a time; or it runs in the calling thread alone with the scratch of a
+ * lane: callers of different lanes may run at the same time. */
 #ifndef PL_GEMM_H
 #define PL_GEMM_H
 
@@ -35,7 +38,11 @@ typedef struct pl_gemm_call {
     int64_t ldb;
     real *c;
     int64_t ldc;
+    int lane;    /* 0: all threads share the product; from 1: the calling thread alone, with that lane's scratch */
+    bool same_a; /* A is that of the lane's last product (Y, all of it in one block): it need not be rounded again */
 } pl_gemm_call;
+
+#define PL_GEMM_LANE_ROWS 256 /* tokens of a product of a lane at most */
 
 typedef struct pl_gemm pl_gemm;
 
@@ -43,7 +50,8 @@ typedef struct pl_gemm pl_gemm;
  * `level`; the first call in a process fixes oneDNN's level (DECISIONS 17). PL_E_NOMEM, PL_E_INTERNAL. */
 int pl_gemm_new(pl_gemm **out, pl_cpu_level level, const pl_ops *ops, pl_error *err);
 void pl_gemm_free(pl_gemm *g);
-/* Makes what a call of this shape (pointers ignored) needs, for any token count up to the one given. */
+/* Makes what a call of this shape (pointers ignored) needs, for any token count up to the one given; with a lane, for
+ * all lanes up to that one. */
 int pl_gemm_prepare(pl_gemm *g, const pl_gemm_call *shape, pl_error *err);
 int pl_gemm_run(pl_gemm *g, const pl_gemm_call *call, pl_error *err);
 /* Bytes held: conversion scratch and primitives (measured estimate), for the plan. */

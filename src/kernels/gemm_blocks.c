@@ -12,11 +12,12 @@
 #include <string.h>
 
 enum {
-    BLOCK = 1024,                  /* most tokens of Y and DX in one product */
-    BLOCK_DW = 512,                /* of DW, whose scratch grows with it */
-    BLOCK_MIN = 256,               /* smaller blocks are tails */
-    BLOCK_ELEMS = 8 * 1024 * 1024, /* bound of the converted block of A; BLOCK_MIN tokens at least */
-    TILE_ELEMS = 4 * 1024 * 1024,  /* bound of the converted tile of weights; TILE_ROWS rows at least */
+    BLOCK = 1024,                   /* most tokens of Y and DX in one product */
+    BLOCK_DW = 512,                 /* of DW, whose scratch grows with it */
+    BLOCK_MIN = 256,                /* smaller blocks are tails */
+    BLOCK_ELEMS = 8 * 1024 * 1024,  /* bound of the converted block of A; BLOCK_MIN tokens at least */
+    TILE_ELEMS = 4 * 1024 * 1024,   /* bound of the converted tile of weights; TILE_ROWS rows at least */
+    TILE_ELEMS_ALONE = 1024 * 1024, /* ... of a lane's */
     TILE_ROWS = 64,
     SERIAL_ELEMS = 16 * 1024 /* below this a parallel region costs more than it saves */
 };
@@ -24,6 +25,7 @@ enum {
 struct pl_gemm_blocks {
     pl_dnnl *dnnl;
     const pl_gemm_rows *rows;
+    int64_t tile_elems;
     void *a, *b; /* converted operands */
     size_t a_bytes, b_bytes;
 };
@@ -38,11 +40,12 @@ typedef struct job {
     bool convert_a, convert_b;
 } job;
 
-int pl_gemm_blocks_new(pl_gemm_blocks **out, pl_cpu_level level, pl_error *err) {
+int pl_gemm_blocks_new(pl_gemm_blocks **out, pl_cpu_level level, bool alone, pl_error *err) {
     int rc;
     pl_gemm_blocks *g = NULL;
     PL_GO(rc, PL_NEW(&g, 1, err));
-    PL_GO(rc, pl_dnnl_new(&g->dnnl, level, err));
+    PL_GO(rc, pl_dnnl_new(&g->dnnl, level, alone, err));
+    g->tile_elems = alone ? TILE_ELEMS_ALONE : TILE_ELEMS;
     g->rows = level >= PL_CPU_AVX512 ? &pl_gemm_rows_avx512 : &pl_gemm_rows_avx2;
     *out = g;
     g = NULL;
@@ -94,14 +97,14 @@ static void convert(const job *j, void *y, const void *x, pl_dtype type, int64_t
     memset((char *)y + (size_t)(rows * cols) * to, 0, (size_t)((padded - rows) * cols) * to);
 }
 
-/* Operand X of a job as oneDNN shall see it: converted into the scratch *buffer, or where it is. *ld becomes its
- * stride. */
-static int operand(const job *j, bool wanted, void **buffer, size_t *have, const void **x, pl_dtype type, int64_t *ld,
-                   int64_t rows, int64_t padded, int64_t cols, pl_error *err) {
+/* Operand X of a job as oneDNN shall see it: converted into the scratch *buffer (unless it is there: known), or where
+ * it is. *ld becomes its stride. */
+static int operand(const job *j, bool wanted, bool known, void **buffer, size_t *have, const void **x, pl_dtype type,
+                   int64_t *ld, int64_t rows, int64_t padded, int64_t cols, pl_error *err) {
     if (!wanted) return 0;
     int rc = reserve(buffer, have, padded, cols, j->bf16 ? sizeof(uint16_t) : sizeof(float), err);
     if (rc) return rc;
-    if (!j->dry) convert(j, *buffer, *x, type, *ld, rows, padded, cols);
+    if (!j->dry && !known) convert(j, *buffer, *x, type, *ld, rows, padded, cols);
     *x = *buffer;
     *ld = cols;
     return 0;
@@ -148,7 +151,8 @@ static int linear_block(const job *j, int64_t t0, int64_t nt, int64_t w0, int64_
     int64_t lda = c->lda, cols = y ? c->k : nw, padded = pl_rows_padded(nt);
     const void *a = j->dry ? NULL : c->a + t0 * lda + (y ? 0 : w0);
     float *out = j->dry ? NULL : c->c + t0 * c->ldc + (y ? w0 : 0);
-    int rc = operand(j, j->convert_a, &j->g->a, &j->g->a_bytes, &a, PL_F32, &lda, nt, padded, cols, err);
+    bool known = c->same_a && y && nt == c->m; /* all of A is in the scratch */
+    int rc = operand(j, j->convert_a, known, &j->g->a, &j->g->a_bytes, &a, PL_F32, &lda, nt, padded, cols, err);
     if (rc) return rc;
     pl_dnnl_shape s = {.m = padded, .n = y ? nw : c->n, .k = cols, .lda = lda, .ldb = ldw, .ldc = c->ldc, .a_cols = 0};
     s.b_cols = y;
@@ -162,12 +166,12 @@ static int linear(const job *j, pl_error *err) {
     const pl_gemm_call *c = j->call;
     bool y = c->kind == PL_GEMM_Y;
     int64_t w_rows = y ? c->n : c->k, w_cols = y ? c->k : c->n;
-    int64_t tile = j->convert_b ? tile_of(w_rows, w_cols, TILE_ELEMS) : w_rows;
+    int64_t tile = j->convert_b ? tile_of(w_rows, w_cols, j->g->tile_elems) : w_rows;
     int64_t most = block_most(j, y ? c->k : tile);
     for (int64_t w0 = 0; w0 < w_rows; w0 += tile) {
         int64_t nw = PL_MIN(tile, w_rows - w0), ldw = c->ldb;
         const void *w = j->dry ? NULL : (const char *)c->b + (size_t)(w0 * ldw) * pl_dtype_bytes(c->b_type);
-        PL_GO(rc, operand(j, j->convert_b, &j->g->b, &j->g->b_bytes, &w, c->b_type, &ldw, nw, nw, w_cols, err));
+        PL_GO(rc, operand(j, j->convert_b, false, &j->g->b, &j->g->b_bytes, &w, c->b_type, &ldw, nw, nw, w_cols, err));
         for (int64_t t0 = 0, nt; t0 < c->m; t0 += nt) {
             nt = block_of(c->m - t0, most);
             PL_GO(rc, linear_block(j, t0, nt, w0, nw, w, ldw, err));
@@ -185,8 +189,8 @@ static int weights_block(const job *j, int64_t m0, int64_t nm, int64_t t0, int64
     int64_t lda = c->lda, ldb = c->ldb, padded = pl_rows_padded(nt);
     const void *a = j->dry ? NULL : c->a + t0 * lda + m0, *b = j->dry ? NULL : (const float *)c->b + t0 * ldb;
     float *out = j->dry ? NULL : c->c + m0 * c->ldc;
-    PL_GO(rc, operand(j, j->convert_a, &j->g->a, &j->g->a_bytes, &a, PL_F32, &lda, nt, padded, nm, err));
-    PL_GO(rc, operand(j, j->convert_b, &j->g->b, &j->g->b_bytes, &b, PL_F32, &ldb, nt, padded, c->n, err));
+    PL_GO(rc, operand(j, j->convert_a, false, &j->g->a, &j->g->a_bytes, &a, PL_F32, &lda, nt, padded, nm, err));
+    PL_GO(rc, operand(j, j->convert_b, false, &j->g->b, &j->g->b_bytes, &b, PL_F32, &ldb, nt, padded, c->n, err));
     pl_dnnl_shape s = {.m = nm, .n = c->n, .k = padded, .lda = lda, .ldb = ldb, .ldc = c->ldc, .a_cols = 1};
     s.bf16 = j->bf16;
     s.accumulate = c->accumulate || t0 > 0;
@@ -207,7 +211,7 @@ static void zero_slack(const pl_gemm_call *c) {
 static int weights(const job *j, pl_error *err) {
     int rc = 0;
     const pl_gemm_call *c = j->call;
-    int64_t tile = j->convert_a ? tile_of(c->m, BLOCK_DW, TILE_ELEMS) : c->m, most = block_most(j, tile);
+    int64_t tile = j->convert_a ? tile_of(c->m, BLOCK_DW, j->g->tile_elems) : c->m, most = block_most(j, tile);
     if (!j->dry && !j->convert_a) zero_slack(c);
     for (int64_t m0 = 0; m0 < c->m; m0 += tile) {
         for (int64_t t0 = 0, nt; t0 < c->k; t0 += nt) {

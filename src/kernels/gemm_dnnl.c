@@ -3,6 +3,9 @@
 #include "kernels/gemm_impl.h"
 
 #if PL_GEMM_HAS_DNNL
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 #include <stdio.h>
 #include <string.h>
 
@@ -19,7 +22,7 @@ typedef struct primitive {
 struct pl_dnnl {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
-    bool native_bf16;
+    bool native_bf16, alone;
     char name[24];
     primitive *list;
     int64_t count, capacity;
@@ -78,11 +81,12 @@ static void limit_level(pl_cpu_level level) {
     if (level == PL_CPU_AVX512) (void)dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core);
 }
 
-int pl_dnnl_new(pl_dnnl **out, pl_cpu_level level, pl_error *err) {
+int pl_dnnl_new(pl_dnnl **out, pl_cpu_level level, bool alone, pl_error *err) {
     int rc;
     pl_dnnl *d = NULL;
     PL_GO(rc, PL_NEW(&d, 1, err));
     limit_level(level);
+    d->alone = alone;
     DNNL_GO(rc, dnnl_engine_create(&d->engine, dnnl_cpu, 0), err);
     DNNL_GO(rc, dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags), err);
     unsigned have = (unsigned)dnnl_get_effective_cpu_isa(), want = (unsigned)dnnl_cpu_isa_avx512_core_bf16;
@@ -186,6 +190,19 @@ static dnnl_status_t matrix(desc *d, int64_t rows, int64_t cols, int64_t ld, boo
     return desc_init(d, dims, type, strides);
 }
 
+/* oneDNN plans a product for the threads that the making thread may start. */
+static int threads_for(bool alone, int restore) {
+#ifdef _OPENMP
+    int before = omp_get_max_threads();
+    if (restore > 0) omp_set_num_threads(restore);
+    if (alone) omp_set_num_threads(1);
+    return before;
+#else
+    PL_UNUSED(alone);
+    return restore;
+#endif
+}
+
 static int primitive_make(pl_dnnl *d, primitive *p, const pl_dnnl_shape *s, size_t *scratch_bytes, pl_error *err) {
     int rc;
     desc a, b, c;
@@ -193,6 +210,7 @@ static int primitive_make(pl_dnnl *d, primitive *p, const pl_dnnl_shape *s, size
     dnnl_primitive_attr_t attr = NULL;
     dnnl_primitive_desc_t pd = NULL;
     dnnl_data_type_t type = s->bf16 ? dnnl_bf16 : dnnl_f32;
+    int threads = threads_for(d->alone, 0);
     PL_GO(rc, attr_make(&attr, s->accumulate != 0, err));
     DNNL_GO(rc, matrix(&a, s->m, s->k, s->lda, s->a_cols != 0, type), err);
     DNNL_GO(rc, matrix(&b, s->k, s->n, s->ldb, s->b_cols != 0, type), err);
@@ -209,6 +227,7 @@ static int primitive_make(pl_dnnl *d, primitive *p, const pl_dnnl_shape *s, size
             err);
     p->shape = *s;
 out:
+    (void)threads_for(false, threads);
     if (pd) dnnl_primitive_desc_destroy(pd);
     if (attr) dnnl_primitive_attr_destroy(attr);
     desc_release(&a), desc_release(&b), desc_release(&c);

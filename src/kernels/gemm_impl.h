@@ -36,7 +36,8 @@ typedef struct pl_dnnl_shape {
     int64_t bf16;           /* 1: A and B are bf16; 0: f32 */
     int64_t accumulate;
 } pl_dnnl_shape;
-int pl_dnnl_new(pl_dnnl **out, pl_cpu_level level, pl_error *err);
+/* alone: its products run in the calling thread. */
+int pl_dnnl_new(pl_dnnl **out, pl_cpu_level level, bool alone, pl_error *err);
 void pl_dnnl_free(pl_dnnl *d);
 /* Makes the primitive unless it is there, and multiplies unless c is NULL. */
 int pl_dnnl_multiply(pl_dnnl *d, const pl_dnnl_shape *shape, const void *a, const void *b, float *c, pl_error *err);
@@ -47,7 +48,7 @@ bool pl_dnnl_native_bf16(const pl_dnnl *d);
 /* gemm_blocks.c: a call cut into blocks of tokens and tiles of weights, converted where needed, each given to oneDNN;
  * and the products with few rows. */
 typedef struct pl_gemm_blocks pl_gemm_blocks;
-int pl_gemm_blocks_new(pl_gemm_blocks **out, pl_cpu_level level, pl_error *err);
+int pl_gemm_blocks_new(pl_gemm_blocks **out, pl_cpu_level level, bool alone, pl_error *err);
 void pl_gemm_blocks_free(pl_gemm_blocks *b);
 int pl_gemm_blocks_prepare(pl_gemm_blocks *b, const pl_gemm_call *shape, pl_error *err);
 int pl_gemm_blocks_run(pl_gemm_blocks *b, const pl_gemm_call *call, pl_error *err);

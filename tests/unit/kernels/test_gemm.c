@@ -159,14 +159,22 @@ static int64_t operands_changed(const product *p) {
     return count;
 }
 
-static void run_checked(pl_gemm_call c, int64_t pad, int64_t step) {
+static void run_checked_in(pl_gemm_call c, int64_t pad, int64_t step) {
     product p = product_make(c, pad);
     pl_error err;
+    if (c.lane && pl_gemm_prepare(gemm, &p.call, &err) != 0) fail_msg("%s: %s", describe(&p), err.text);
     if (pl_gemm_run(gemm, &p.call, &err) != 0) fail_msg("%s: %s", describe(&p), err.text);
     assert_int_equal(wrong(&p, step), 0);
     assert_int_equal(touched(&p), 0);
     assert_int_equal(operands_changed(&p), 0);
     product_free(&p);
+}
+
+/* By all threads, and (what fits a lane) by this thread alone in the second of two lanes. */
+static void run_checked(pl_gemm_call c, int64_t pad, int64_t step) {
+    run_checked_in(c, pad, step);
+    c.lane = 2;
+    if (c.kind != PL_GEMM_DW && c.m <= PL_GEMM_LANE_ROWS) run_checked_in(c, pad, step);
 }
 
 static const pl_dtype types[] = {PL_F32, PL_F16, PL_BF16};
@@ -207,13 +215,17 @@ static void test_tiles(void **state) {
     for (int t = 0; t < 3; t++)
         for (int bf16 = 0; bf16 < 2; bf16++) {
             if ((types[t] == PL_BF16) == (bf16 == 1) && types[t] != PL_F16) continue; /* mostly not converted */
-            run_checked((pl_gemm_call){PL_GEMM_Y, bf16, false, 33, 8300, 514, NULL, 0, NULL, types[t], 0, NULL, 0}, 0,
-                        61);
-            run_checked((pl_gemm_call){PL_GEMM_DX, bf16, bf16, 33, 514, 8300, NULL, 0, NULL, types[t], 0, NULL, 0}, 0,
-                        7);
+            run_checked(
+                (pl_gemm_call){PL_GEMM_Y, bf16, false, 33, 8300, 514, NULL, 0, NULL, types[t], 0, NULL, 0, 0, false}, 0,
+                61);
+            run_checked(
+                (pl_gemm_call){PL_GEMM_DX, bf16, bf16, 33, 514, 8300, NULL, 0, NULL, types[t], 0, NULL, 0, 0, false}, 0,
+                7);
         }
-    run_checked((pl_gemm_call){PL_GEMM_DW, true, true, 16500, 3, 41, NULL, 0, NULL, PL_F32, 0, NULL, 0}, 1, 7);
-    run_checked((pl_gemm_call){PL_GEMM_DX, true, false, 1024, 3, 16500, NULL, 0, NULL, PL_BF16, 0, NULL, 0}, 0, 17);
+    run_checked((pl_gemm_call){PL_GEMM_DW, true, true, 16500, 3, 41, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false}, 1,
+                7);
+    run_checked((pl_gemm_call){PL_GEMM_DX, true, false, 1024, 3, 16500, NULL, 0, NULL, PL_BF16, 0, NULL, 0, 0, false},
+                0, 17);
 }
 
 /* A NaN in a valid row reaches its own row of C and no other. */
@@ -222,8 +234,8 @@ static void test_nan_shows(void **state) {
     const int64_t tokens[] = {2, 40};
     for (int mode = 0; mode < 4; mode++) {
         int64_t m = tokens[mode / 2];
-        product p =
-            product_make((pl_gemm_call){PL_GEMM_Y, mode & 1, false, m, 20, 50, NULL, 0, NULL, PL_F32, 0, NULL, 0}, 0);
+        product p = product_make(
+            (pl_gemm_call){PL_GEMM_Y, mode & 1, false, m, 20, 50, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false}, 0);
         p.a[1 * p.call.lda + 49] = NAN;
         assert_int_equal(pl_gemm_run(gemm, &p.call, NULL), 0);
         for (int64_t i = 0; i < m; i++)
@@ -236,7 +248,7 @@ static void test_no_tokens_and_no_terms(void **state) {
     (void)state;
     float a[64 * 8] = {0}, b[64] = {0}, c[32 * 8];
     for (int i = 0; i < 32 * 8; i++) c[i] = 3.0f;
-    pl_gemm_call call = {PL_GEMM_Y, false, false, 0, 8, 8, a, 8, b, PL_F32, 8, c, 8};
+    pl_gemm_call call = {PL_GEMM_Y, false, false, 0, 8, 8, a, 8, b, PL_F32, 8, c, 8, 0, false};
     assert_int_equal(pl_gemm_run(gemm, &call, NULL), 0);
     assert_true(c[0] == 3.0f);
     call.kind = PL_GEMM_DW, call.m = 8, call.k = 0, call.accumulate = true;
@@ -251,7 +263,7 @@ static void test_bad_calls(void **state) {
     (void)state;
     float x[64] = {0};
     pl_error err;
-    const pl_gemm_call good = {PL_GEMM_Y, false, false, 1, 8, 8, x, 8, x, PL_F32, 8, x, 8};
+    const pl_gemm_call good = {PL_GEMM_Y, false, false, 1, 8, 8, x, 8, x, PL_F32, 8, x, 8, 0, false};
     pl_gemm_call bad = good;
     bad.m = -1;
     assert_int_equal(pl_gemm_run(gemm, &bad, &err), PL_E_SHAPE);
@@ -302,8 +314,8 @@ static void test_prepared(void **state) {
 static void test_failing_allocations(void **state) {
     (void)state;
     int64_t live = pl_test_live_bytes();
-    product p =
-        product_make((pl_gemm_call){PL_GEMM_DX, true, false, 300, 30, 20, NULL, 0, NULL, PL_F16, 0, NULL, 0}, 0);
+    product p = product_make(
+        (pl_gemm_call){PL_GEMM_DX, true, false, 300, 30, 20, NULL, 0, NULL, PL_F16, 0, NULL, 0, 0, false}, 0);
     int rc = PL_E_NOMEM;
     for (int64_t k = 0; rc != 0; k++) {
         assert_true(k < 100);
@@ -342,7 +354,8 @@ static void test_names(void **state) {
 /* The comparison finds one term of 129 that is missing or 10 % off, an operand that was not rounded, and NaN. */
 static void test_comparison_can_fail(void **state) {
     (void)state;
-    product p = product_make((pl_gemm_call){PL_GEMM_Y, true, false, 33, 20, 129, NULL, 0, NULL, PL_F32, 0, NULL, 0}, 0);
+    product p = product_make(
+        (pl_gemm_call){PL_GEMM_Y, true, false, 33, 20, 129, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false}, 0);
     assert_int_equal(pl_gemm_run(gemm, &p.call, NULL), 0);
     assert_int_equal(wrong(&p, 1), 0);
     float was = p.c[7];
@@ -358,6 +371,39 @@ static void test_comparison_can_fail(void **state) {
     p.c[p.c_all - 1] = 0;
     assert_int_equal(touched(&p), 1);
     product_free(&p);
+}
+
+enum { LANES = 4 };
+
+/* Lanes at the same time: the bits of one lane alone; and a product that takes A as its lane rounded it before. */
+static void test_lanes(void **state) {
+    PL_UNUSED(state);
+    product p[LANES];
+    pl_gemm_call c = {PL_GEMM_Y, true, false, 200, 96, 130, NULL, 0, NULL, PL_BF16, 0, NULL, 0, 0, false};
+    float *want = take(200 * 96, sizeof *want);
+    int failed = 0;
+    c.lane = LANES;
+    for (int i = 0; i < LANES; i++) p[i] = product_make(c, 0);
+    c = p[0].call;
+    c.lane = LANES;
+    assert_int_equal(pl_gemm_prepare(gemm, &c, NULL), 0);
+    c.lane = 1;
+    assert_int_equal(pl_gemm_run(gemm, &c, NULL), 0);
+    for (int r = 0; r < 200; r++) memcpy(want + r * 96, p[0].c + r * c.ldc, 96 * sizeof *want);
+#pragma omp parallel for num_threads(LANES) reduction(+ : failed)
+    for (int i = 0; i < LANES; i++) {
+        pl_gemm_call own = p[0].call;
+        own.c = p[i].c, own.ldc = p[i].call.ldc, own.lane = i + 1;
+        for (int round = 0; round < 20; round++) {
+            own.same_a = round % 2;
+            memset(own.c, 0, (size_t)(200 * own.ldc) * sizeof *own.c);
+            failed += pl_gemm_run(gemm, &own, NULL) != 0;
+            for (int r = 0; r < 200; r++) failed += memcmp(want + r * 96, own.c + r * own.ldc, 96 * sizeof *want) != 0;
+        }
+    }
+    assert_int_equal(failed, 0);
+    for (int i = 0; i < LANES; i++) product_free(&p[i]);
+    free(want);
 }
 
 int main(void) {
@@ -381,6 +427,7 @@ int main(void) {
         cmocka_unit_test(test_no_tokens_and_no_terms),
         cmocka_unit_test(test_bad_calls),
         cmocka_unit_test(test_prepared),
+        cmocka_unit_test(test_lanes),
         cmocka_unit_test(test_failing_allocations),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
