@@ -5,6 +5,10 @@
 greedy.json: for every tiny model of tests/golden/models and for tests/golden/trl/{llama,qwen2}: prompts as ids, the ids that
 model.generate adds (do_sample=False, KV cache, eos disabled) and their log-probs from the logits of those very steps. Prompts are
 drawn until the smallest distance between the two largest logits of any step is over 1e-2, so that rounding cannot change an id.
+adapters.json: the same with the PEFT adapters of tests/golden/adapters (B is not zero) on top, and for some models and adapters with
+bf16 operands as plumb's `bf16: true` has them: input and weight of every linear layer and of the head rounded to bf16, products summed in
+f32, everything else f32, LoRA's products too. Prompts have wider margins there, since a sum that falls on the other side of a rounding
+boundary moves a log-prob.
 text.json: the same through the tokenizer of the TRL models: prompt and completion as text.
 warpers.json: logits, settings, and the ids and float64 probabilities that remain after temperature, top-k, top-p and min-p, in
 this order. Settings at which a rounding error or the order of equal logits would decide are left out.
@@ -14,6 +18,7 @@ import json
 
 import torch
 from common import GOLDEN, check_versions, fresh_dir, write_json
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation.logits_process import (
@@ -32,9 +37,25 @@ def load(path):
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
 
 
-def greedy(path, ids):
+def round_operands(model):
+    """Linear layers but LoRA's multiply operands rounded to bf16; products and sums stay f32."""
+
+    def forward(layer, x):
+        y = x.bfloat16().float() @ layer.weight.bfloat16().float().T
+        return y if layer.bias is None else y + layer.bias
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and "lora_" not in name:
+            layer.forward = forward.__get__(layer)
+
+
+def greedy(path, ids, adapter=None, bf16=False):
     """A fresh model each time: dynamic RoPE keeps state between calls."""
     model = load(path)
+    if adapter:
+        model = PeftModel.from_pretrained(model, adapter).eval()
+    if bf16:
+        round_operands(model)
     model.generation_config.eos_token_id = None
     model.config.eos_token_id = None
     out = model.generate(
@@ -53,14 +74,14 @@ def greedy(path, ids):
     return new, logps.tolist(), (top[:, 0] - top[:, 1]).min().item()
 
 
-def cases(path, vocab, lengths, seed):
+def cases(path, vocab, lengths, seed, least=MARGIN, **options):
     rng = torch.Generator().manual_seed(seed)
     found = []
     for length in lengths:
         for _ in range(200):
             ids = torch.randint(3, vocab, (length,), generator=rng).tolist()
-            new, logps, margin = greedy(path, ids)
-            if margin > MARGIN:
+            new, logps, margin = greedy(path, ids, **options)
+            if margin > least:
                 found.append({"prompt_ids": ids, "ids": new, "logps": logps, "margin": margin})
                 break
         else:
@@ -79,6 +100,19 @@ def write_greedy():
         path = GOLDEN / "trl" / name
         models.append({"model": f"trl/{name}", "cases": cases(path, 320, [2, 9, 33, 60], 2)})
     write_json(OUT / "greedy.json", {"max_new_tokens": NEW, "models": models})
+
+
+def write_adapters():
+    rows = []
+    for name in ("lora_all", "lora_qv", "lora_regex", "lora_rs", None):
+        adapter = GOLDEN / "adapters" / name if name else None
+        for model in [None] if name else ["models/llama_bf16", "models/qwen2_untied", "trl/llama"]:
+            base = GOLDEN / model if model else (adapter / json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]).resolve()
+            vocab = load(base).config.vocab_size
+            for bf16 in (False, True) if name else (True,):
+                found = cases(base, vocab, [1, 6, 21], 4, least=0.05 if bf16 else MARGIN, adapter=adapter, bf16=bf16)
+                rows.append({"model": str(base.relative_to(GOLDEN)), "adapter": name and f"adapters/{name}", "bf16": bf16, "cases": found})
+    write_json(OUT / "adapters.json", {"max_new_tokens": NEW, "models": rows})
 
 
 TEXTS = [
@@ -169,9 +203,10 @@ def write_warpers():
 
 
 def main():
-    check_versions("torch", "transformers")
+    check_versions("torch", "transformers", "peft")
     fresh_dir(OUT)
     write_greedy()
+    write_adapters()
     write_text()
     write_warpers()
 
