@@ -92,16 +92,28 @@ int pl_map_open(pl_map *m, const char *path, pl_error *err) {
         if (p == MAP_FAILED)
             rc = fail_io(path, err);
         else
-            map = (pl_map){p, (size_t)st.st_size};
+            map = (pl_map){.data = p, .len = (size_t)st.st_size, .fd = fd};
     }
-    close(fd);
+    if (!map.data) close(fd);
     if (rc == 0) *m = map;
     return rc;
 }
 
+int pl_map_check(const pl_map *m, const char *path, pl_error *err) {
+    struct stat st;
+    if (!m->data) return 0;
+    if (fstat(m->fd, &st) != 0) return fail_io(path, err);
+    if (st.st_size >= 0 && (size_t)st.st_size >= m->len) return 0;
+    return PL_FAIL(err, PL_E_IO, "%s was cut to %lld bytes while it is in use; it had %zu", path, (long long)st.st_size,
+                   m->len);
+}
+
 void pl_map_close(pl_map *m) {
     if (!m) return;
-    if (m->data) munmap((void *)(uintptr_t)m->data, m->len);
+    if (m->data) {
+        munmap((void *)(uintptr_t)m->data, m->len);
+        close(m->fd);
+    }
     *m = (pl_map){0};
 }
 

@@ -11,12 +11,17 @@ int pl_file_read(char **data, size_t *len, const char *path, size_t max_bytes, p
 bool pl_file_exists(const char *path);
 bool pl_dir_exists(const char *path);
 
-/* A read-only map of a whole regular file. An empty file maps to data == NULL, len == 0. */
+/* A read-only map of a whole regular file. An empty file maps to data == NULL, len == 0. Reading a part that was cut
+ * off the file since is SIGBUS, which a library cannot turn into an error: who reads for long calls pl_map_check now
+ * and then. */
 typedef struct pl_map {
     const char *data;
     size_t len;
+    int fd; /* of the file, where data is not NULL */
 } pl_map;
 int pl_map_open(pl_map *m, const char *path, pl_error *err);
+/* PL_E_IO when the file (not one that has taken its name since) is shorter now. path: for the message. */
+int pl_map_check(const pl_map *m, const char *path, pl_error *err);
 void pl_map_close(pl_map *m); /* safe on zeroed storage */
 
 /* Lines of a plain or gzip file (told by its first bytes). The line is borrowed until the next call, without its \n or

@@ -49,6 +49,8 @@ int cli_output_open(cli_output *o, const char *path, pl_error *err);
 /* rc: of what was written; on failure the unfinished file is removed. Returns the first error. */
 int cli_output_close(cli_output *o, int rc, pl_error *err);
 
+/* SIGBUS ends the program with a message and status 1. */
+void cli_catch_bus_error(void);
 /* From the first call on SIGINT and SIGTERM set a flag; a second one ends the program at once. */
 void cli_catch_signals(void);
 int cli_stop(void *unused); /* the flag, as a hook of the library */

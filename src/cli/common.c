@@ -105,6 +105,21 @@ static void on_signal(int number) {
     errno = kept;
 }
 
+/* A mapped file (weights) was cut by somebody, or its disk fails: there is nothing to return to. */
+static void on_bus_error(int number) {
+    static const char text[] =
+        "\n" PROGRAM ": a file that is in use was cut, or its disk fails (SIGBUS).\n"
+        "  (restore the model's files; a training run continues from its last checkpoint with --resume)\n";
+    (void)number;
+    _exit(write(STDERR_FILENO, text, sizeof text - 1) < 0 ? 2 : 1);
+}
+
+void cli_catch_bus_error(void) {
+    struct sigaction a = {.sa_handler = on_bus_error};
+    sigemptyset(&a.sa_mask);
+    sigaction(SIGBUS, &a, NULL);
+}
+
 void cli_catch_signals(void) {
     struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigemptyset(&a.sa_mask);

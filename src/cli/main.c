@@ -68,6 +68,7 @@ int main(int argc, char **argv) {
     pl_error err = {0};
     cli_ui ui;
     cli_ui_init(&ui, argc - 1, args + 1);
+    cli_catch_bus_error();
     if (argc < 2) {
         cli_print_usage(stderr);
         return 2;

@@ -108,7 +108,8 @@ static int take_token(pl_gen_job *j, pl_gen_sequence *s, pl_error *err) {
 
 static int step(pl_gen_job *j, pl_error *err) {
     const pl_session *s = &j->g->session;
-    int rc = fill_step(j, err);
+    int rc = pl_model_check(&s->model, err);
+    if (rc == 0) rc = fill_step(j, err);
     if (rc == 0) rc = pl_engine_run(&j->engine, &s->model.stored, pl_session_lora(s), err);
     for (int64_t i = 0; rc == 0 && i < j->width; i++)
         if (j->sequences[i].active) rc = take_token(j, &j->sequences[i], err);

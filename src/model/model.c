@@ -117,6 +117,8 @@ out:
     return rc;
 }
 
+int pl_model_check(const pl_model *m, pl_error *err) { return pl_tensors_check(m->files, err); }
+
 size_t pl_model_bytes(const pl_model *m) {
     size_t bytes = 0;
     for (int64_t i = 0; i < m->nparams; i++) bytes += m->tensors[i]->bytes;

@@ -28,6 +28,8 @@ void pl_model_close(pl_model *m); /* safe on zeroed storage */
 /* Stores the frozen weights in `dtype` from now on (rounded once), out of `arena`, tag "weights": tensors and weights
  * then point there. May be called again over another arena (measuring first, then real). */
 int pl_model_convert(pl_model *m, pl_dtype dtype, const pl_ops *ops, pl_arena *arena, pl_error *err);
+/* PL_E_IO when a mapped file was cut since: to be asked before each pass over the weights. A closed model passes. */
+int pl_model_check(const pl_model *m, pl_error *err);
 /* Bytes on disk of all tensors. */
 size_t pl_model_bytes(const pl_model *m);
 /* Content hash over names, types, shapes and bytes of all parameters. Reads the whole file. */

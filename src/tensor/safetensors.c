@@ -338,6 +338,13 @@ static int64_t file_of(const pl_tensors *ts, const pl_tensor *t, int64_t *first)
     return -1;
 }
 
+int pl_tensors_check(const pl_tensors *ts, pl_error *err) {
+    int rc = 0;
+    for (int64_t i = 0; rc == 0 && ts && i < ts->nfiles; i++)
+        rc = pl_map_check(&ts->files[i].map, ts->files[i].path, err);
+    return rc;
+}
+
 const char *pl_tensors_file(const pl_tensors *ts, const pl_tensor *t) {
     int64_t first, i = file_of(ts, t, &first);
     return i < 0 ? ts->path : ts->files[i].path;

@@ -28,6 +28,10 @@ int pl_tensors_open(pl_tensors **out, const char *dir, pl_error *err);
 int pl_tensors_parse(pl_tensors **out, const void *bytes, size_t n, const char *what, pl_error *err);
 void pl_tensors_close(pl_tensors *ts); /* NULL is fine; every pl_tensor of it becomes invalid */
 
+/* PL_E_IO when a file is shorter now than when it was opened: reading its tensors would end the process with SIGBUS.
+ * One fstat per file. */
+int pl_tensors_check(const pl_tensors *ts, pl_error *err);
+
 int64_t pl_tensors_count(const pl_tensors *ts);
 /* Borrowed; 0 <= i < count; in the order of the data within a file, shards in order of their names. */
 const pl_tensor *pl_tensors_at(const pl_tensors *ts, int64_t i);

@@ -203,6 +203,12 @@ static int begin_dir(char **temp, const char *path, pl_error *err) {
     return rc ? rc : pl_dir_make(*temp, err);
 }
 
+/* What could not be finished gives its space back: the disk may be full. */
+static void drop_dir(const char *temp) {
+    pl_error ignored;
+    if (temp) pl_dir_remove(temp, &ignored);
+}
+
 int pl_checkpoint_save(const pl_saver *s, const pl_state *st, const pl_trainable *t, const pl_optimizer *o,
                        pl_error *err) {
     char *path = NULL, *temp = NULL;
@@ -219,6 +225,7 @@ int pl_checkpoint_save(const pl_saver *s, const pl_state *st, const pl_trainable
     PL_GO(rc, pl_rename_synced(temp, path, err));
     PL_GO(rc, prune(s, st, err));
 out:
+    if (rc) drop_dir(temp);
     pl_free(temp);
     pl_free(path);
     return rc ? pl_error_context(err, rc, "checkpoint of step %" PRId64, st->step) : 0;
@@ -281,6 +288,7 @@ int pl_final_save(const pl_saver *s, const pl_trainable *t, char **out, pl_error
     *out = path;
     path = NULL;
 out:
+    if (rc) drop_dir(temp);
     pl_free(temp);
     pl_free(path);
     return rc ? pl_error_context(err, rc, "final model") : 0;

@@ -85,6 +85,8 @@ static int optimizer_step(pl_run *r, pl_totals *t, double *norm, double *rate, p
     const int64_t *rows = NULL;
     int64_t n = 0;
     int rc;
+    PL_GO(rc, pl_model_check(&r->model, err));
+    PL_GO(rc, pl_model_check(&r->reference.model, err));
     PL_GO(rc, pl_schedule_rows(&r->schedule, r->state.step, &rows, &n, err));
     key_dropout(r, r->state.step);
     pl_trainable_zero_grads(&r->policy);
@@ -206,7 +208,8 @@ static int finish(pl_run *r, pl_error *err) {
         if (rc) return rc;
         pl_log(PL_LOG_INFO, "the final model is that of step %" PRId64 ", the best evaluation", r->state.best_step);
     }
-    rc = pl_record_sync(&r->record, err);
+    rc = pl_model_check(&r->model, err);
+    if (rc == 0) rc = pl_record_sync(&r->record, err);
     if (rc == 0) rc = pl_final_save(&r->saver, &r->policy, &path, err);
     if (rc == 0) {
         pl_log(PL_LOG_INFO, "final model: %s%s", path, r->is_lora ? " (merged), adapter in its adapter/" : "");

@@ -79,7 +79,17 @@ static void maps(void **state) {
     assert_int_equal(pl_map_open(&m, path, &e), 0);
     assert_int_equal(m.len, 5);
     assert_memory_equal(m.data, "hello", 5);
+    assert_int_equal(pl_map_check(&m, path, &e), 0);
+    assert_int_equal(truncate(path, 9), 0); /* longer is fine */
+    assert_int_equal(pl_map_check(&m, path, &e), 0);
+    assert_int_equal(truncate(path, 4), 0);
+    assert_int_equal(pl_map_check(&m, path, &e), PL_E_IO);
+    assert_non_null(strstr(e.text, "was cut to 4 bytes while it is in use; it had 5"));
+    assert_int_equal(unlink(path), 0); /* another file of that name is none of its business */
+    put("x", 1);
+    assert_int_equal(pl_map_check(&m, path, &e), PL_E_IO);
     pl_map_close(&m);
+    assert_int_equal(pl_map_check(&m, path, &e), 0);
     pl_map_close(&m);
     pl_map_close(NULL);
     assert_int_equal(pl_map_open(&m, dir, &e), PL_E_IO);
