@@ -1,6 +1,9 @@
 /* parts.c: the wrappers: they forward every call, keep the time, and change what a variant asks for. */
 #include "parts.h"
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,9 +28,16 @@ double bench_parts_seconds(bench_part p) { return bench.seconds[p]; }
 void bench_variant_set(const bench_variant *v) { bench.variant = *v; }
 bench_work bench_parts_work(void) { return bench.work; }
 
-/* What runs inside the head belongs to the head, which is timed as a whole. */
+/* What runs inside the head belongs to the head, which is timed as a whole. Of what threads do side by side each adds
+ * its share. */
 static void stop(bench_part p, double began) {
-    if (!bench.in_head) bench.seconds[p] += probe_now() - began;
+    double seconds = probe_now() - began;
+    if (bench.in_head) return;
+#ifdef _OPENMP
+    if (omp_in_parallel()) seconds /= omp_get_num_threads();
+#pragma omp atomic
+#endif
+    bench.seconds[p] += seconds;
 }
 
 /* --- ops
@@ -67,6 +77,7 @@ TIMED(PART_ATTENTION, attn_bwd,
       (real * dq, real *dk, real *dv, real *delta, const real *d_o, const real *o, const real *lse, const real *q,
        const real *k, const real *v, const pl_attn *a),
       (dq, dk, dv, delta, d_o, o, lse, q, k, v, a))
+TIMED(PART_LORA, product, (const pl_product *x), (x))
 TIMED(PART_OPTIMIZER, adamw, (real * p, const real *g, real *m, real *v, int64_t n, const pl_adamw *a),
       (p, g, m, v, n, a))
 static double timed_sum_squares(const real *x, int64_t n) {
@@ -80,7 +91,7 @@ void bench_parts_watch(pl_ops *ops) {
 #define WATCH(op) ops->op = timed_##op
     WATCH(to_real), WATCH(add), WATCH(scale), WATCH(add_bias), WATCH(sum_rows), WATCH(embed), WATCH(rmsnorm);
     WATCH(rmsnorm_bwd), WATCH(rope), WATCH(swiglu), WATCH(swiglu_bwd), WATCH(dropout), WATCH(attn), WATCH(attn_bwd);
-    WATCH(adamw), WATCH(sum_squares);
+    WATCH(adamw), WATCH(sum_squares), WATCH(product);
 }
 
 /* --- products, head
@@ -91,8 +102,7 @@ int __wrap_pl_gemm_run(pl_gemm *g, const pl_gemm_call *c, pl_error *err);
 int __wrap_pl_gemm_run(pl_gemm *g, const pl_gemm_call *c, pl_error *err) {
     double began = probe_now();
     int rc = __real_pl_gemm_run(g, c, err);
-    bool lora = c->n <= 64 || (c->kind == PL_GEMM_DW ? c->m : c->k) <= 64;
-    stop(lora ? PART_LORA : PART_LINEAR, began);
+    stop(PART_LINEAR, began);
     return rc;
 }
 

@@ -23,7 +23,7 @@ int pl_engine_take(pl_engine *e, const pl_arch *a, const pl_backend *backend, co
                    pl_arena *arena, pl_error *err) {
     *e = (pl_engine){.arch = a, .backend = *backend, .spec = *spec};
     int64_t outputs = pl_rows_padded(spec->outputs);
-    pl_decoder_spec ds = {.max_tokens = spec->tokens, .max_rank = spec->max_rank};
+    pl_decoder_spec ds = {.max_tokens = spec->tokens, .max_rank = spec->max_rank, .cached = true};
     pl_forest_caps caps = {.tokens = spec->tokens, .segments = spec->runs, .ranges = spec->runs, .trees = spec->runs};
     int rc;
     PL_GO(rc, pl_forest_take(&e->forest, &caps, arena, err));

@@ -4,31 +4,48 @@
  *   n  = rmsnorm(x0, norm1);  q,k,v = rope(n Wq'), rope(n Wk'), n Wv';  o = attention(q,k,v);  x1 = x0 + o Wo'
  *   n  = rmsnorm(x1, norm2);  g,u = n Wg', n Wu';  x0 of the next layer = x1 + (silu(g) u) Wd'
  *
+ * What treats rows one by one is a function over some of them, for pl_pass_rows (rows.c), and pointers are to whole
+ * buffers there but for what `rows` returns. Attention, and sums over rows, stand between such functions.
  * Owns the order of operations; the buffers come from decoder_plan.c, the linear layers from linear.c. */
 #include <string.h>
 
+#include "kernels/loop.h"
 #include "model/linear.h"
 
-/* cos and sin of position * frequency, in float32 as transformers computes them (in its float64 models too).
- * Frequencies may depend on the tree's length. */
-static void fill_rope(pl_decoder *d, const pl_forest *f) {
+enum { ANGLES_SERIAL = 512 }; /* cosines and sines that are not worth a parallel region */
+
+/* The pass's first row of x [T,width]. */
+static real *rows(const pl_pass *p, real *x, int64_t width) { return x + p->t0 * width; }
+
+/* cos and sin of position * frequency, in float32 as transformers computes them (in its float64 models too). */
+static void fill_angles(pl_decoder *d, const pl_forest *f, int64_t first, int64_t end) {
     int64_t half = d->arch->D / 2;
-    for (int64_t tree = 0; tree < f->ntrees; tree++) {
-        if (tree == 0 || d->arch->rope.kind == PL_ROPE_DYNAMIC)
-            pl_rope_frequencies(d->inv_freq, d->arch, f->tree_length[tree]);
-        for (int64_t t = f->tree_first[tree]; t < f->tree_first[tree + 1]; t++)
-            for (int64_t i = 0; i < half; i++) {
-                float angle = (float)f->position[t] * d->inv_freq[i];
-                d->cosine[t * half + i] = (real)(float)cos((double)angle);
-                d->sine[t * half + i] = (real)(float)sin((double)angle);
-            }
+    PL_LOOP((end - first) * half > ANGLES_SERIAL, i, end - first, 1, {
+        int64_t t = first + i;
+        for (int64_t j = 0; j < half; j++) {
+            float angle = (float)f->position[t] * d->inv_freq[j];
+            d->cosine[t * half + j] = (real)(float)cos((double)angle);
+            d->sine[t * half + j] = (real)(float)sin((double)angle);
+        }
+    });
+}
+
+/* Frequencies may depend on the tree's length. */
+static void fill_rope(pl_decoder *d, const pl_forest *f) {
+    bool by_tree = d->arch->rope.kind == PL_ROPE_DYNAMIC;
+    for (int64_t tree = 0; tree < (by_tree ? f->ntrees : 1); tree++) {
+        pl_rope_frequencies(d->inv_freq, d->arch, f->tree_length[tree]);
+        fill_angles(d, f, f->tree_first[tree], by_tree ? f->tree_first[tree + 1] : f->T);
     }
 }
 
-static void rope_qk(const pl_decoder *d, int64_t T, real *q, real *k, bool inverse) {
+static void rope_qk(const pl_pass *p, real *q, real *k, bool inverse) {
+    const pl_decoder *d = p->d;
     const pl_arch *a = d->arch;
-    d->backend.ops->rope(q, a->H * a->D, d->cosine, d->sine, inverse, T, a->H, a->D, a->D);
-    d->backend.ops->rope(k, a->KV * a->D, d->cosine, d->sine, inverse, T, a->KV, a->D, a->D);
+    int64_t wide = a->H * a->D, narrow = a->KV * a->D, half = a->D / 2;
+    const real *cosine = rows(p, d->cosine, half), *sine = rows(p, d->sine, half);
+    d->backend.ops->rope(rows(p, q, wide), wide, cosine, sine, inverse, p->T, a->H, a->D, a->D);
+    d->backend.ops->rope(rows(p, k, narrow), narrow, cosine, sine, inverse, p->T, a->KV, a->D, a->D);
 }
 
 static pl_attn attention_of(const pl_arch *a, const pl_forest *f) {
@@ -45,110 +62,167 @@ static pl_attn attention_of(const pl_arch *a, const pl_forest *f) {
                      .ranges = f->ranges};
 }
 
-static void copy(const pl_decoder *d, real *y, const real *x, int64_t n) { d->backend.ops->to_real(y, x, PL_REAL, n); }
+static void copy_rows(const pl_pass *p, real *y, real *x, int64_t width) {
+    p->d->backend.ops->to_real(rows(p, y, width), rows(p, x, width), PL_REAL, p->T * width);
+}
 
-static void store_kv(const pl_decoder *d, const pl_layer_acts *s, pl_kv_cache *cache, const int64_t *slots,
-                     int64_t layer, int64_t T) {
-    int64_t width = d->arch->KV * d->arch->D;
-    for (int64_t t = 0; t < T; t++) {
-        int64_t at = (layer * cache->capacity + slots[t]) * width;
-        copy(d, cache->k + at, s->k + t * width, width);
-        copy(d, cache->v + at, s->v + t * width, width);
+/* n = rmsnorm(x). rstd NULL: it is known. */
+static void norm(const pl_pass *p, real *x, real *rstd, const real *weight) {
+    const pl_arch *a = p->d->arch;
+    p->d->backend.ops->rmsnorm(rows(p, p->d->n, a->C), rstd ? rstd + p->t0 : NULL, rows(p, x, a->C), weight,
+                               (real)a->eps, p->T, a->C);
+}
+
+/* dx += the gradient of dn through the norm of x; dw, where the norm is trained, sums over all rows. */
+static void norm_backward(const pl_pass *p, real *x, real *rstd, const real *weight, real *dw) {
+    const pl_arch *a = p->d->arch;
+    p->d->backend.ops->rmsnorm_bwd(rows(p, p->d->dx, a->C), true, dw, rows(p, p->d->dn, a->C), rows(p, x, a->C), weight,
+                                   rstd + p->t0, p->T, a->C);
+}
+
+/* --- attention
+ * -----------------------------------------------------------------------------------------------------------------
+ */
+
+static void store_kv(const pl_pass *p, const pl_layer_acts *s, int64_t layer) {
+    int64_t width = p->d->arch->KV * p->d->arch->D;
+    const pl_ops *ops = p->d->backend.ops;
+    for (int64_t t = p->t0; t < p->t0 + p->T; t++) {
+        int64_t at = (layer * p->cache->capacity + p->slots[t]) * width;
+        ops->to_real(p->cache->k + at, s->k + t * width, PL_REAL, width);
+        ops->to_real(p->cache->v + at, s->v + t * width, PL_REAL, width);
     }
 }
 
-static int attention_forward(const pl_pass *p, int64_t layer, pl_kv_cache *cache, const int64_t *slots, pl_error *err) {
+/* x0 -> q, k, v */
+static int qkv_forward(const pl_pass *p, int64_t layer, pl_error *err) {
     const pl_decoder *d = p->d;
     const pl_layer_acts *s = &d->acts[layer];
-    const pl_arch *a = d->arch;
-    int64_t T = p->f->T;
     int rc;
-    d->backend.ops->rmsnorm(d->n, s->rstd1, s->x0, p->w->layers[layer].norm1, (real)a->eps, T, a->C);
-    PL_GO(rc, pl_linear_forward(p, layer, PL_LIN_Q, s->q, d->n, false, err));
-    PL_GO(rc, pl_linear_forward(p, layer, PL_LIN_K, s->k, d->n, false, err));
-    PL_GO(rc, pl_linear_forward(p, layer, PL_LIN_V, s->v, d->n, false, err));
-    rope_qk(d, T, s->q, s->k, false);
-    pl_attn at = attention_of(a, p->f);
-    const real *k = s->k, *v = s->v;
-    if (cache) {
-        store_kv(d, s, cache, slots, layer, T);
-        k = cache->k + layer * cache->capacity * at.kv_stride;
-        v = cache->v + layer * cache->capacity * at.kv_stride;
-    }
-    d->backend.ops->attn(s->o, cache ? NULL : s->lse, s->q, k, v, &at);
-    copy(d, s->x1, s->x0, T * a->C);
-    PL_GO(rc, pl_linear_forward(p, layer, PL_LIN_O, s->x1, s->o, true, err));
+    norm(p, s->x0, s->rstd1, p->w->layers[layer].norm1);
+    PL_GO(rc, pl_linear_forward(p, layer, PL_LIN_Q, s->q, d->n, false, false, err));
+    PL_GO(rc, pl_linear_forward(p, layer, PL_LIN_K, s->k, d->n, false, true, err));
+    PL_GO(rc, pl_linear_forward(p, layer, PL_LIN_V, s->v, d->n, false, true, err));
+    rope_qk(p, s->q, s->k, false);
+    if (p->cache) store_kv(p, s, layer);
 out:
     return rc;
 }
 
-static int attention_backward(const pl_pass *p, int64_t layer, pl_error *err) {
+/* dq, dk, dv -> dn; n again. */
+static int qkv_backward(const pl_pass *p, int64_t layer, pl_error *err) {
     const pl_decoder *d = p->d;
     const pl_layer_acts *s = &d->acts[layer];
-    const pl_arch *a = d->arch;
-    const pl_ops *ops = d->backend.ops;
-    int64_t T = p->f->T;
-    bool below = pl_pass_needs_input_grad(p, layer);
+    real *dn = pl_pass_needs_input_grad(p, layer) ? d->dn : NULL;
     int rc;
-    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_O, d->dn, false, d->dx, s->o, err));
-    pl_attn at = attention_of(a, p->f);
-    ops->attn_bwd(d->dq, d->dk, d->dv, d->delta, d->dn, s->o, s->lse, s->q, s->k, s->v, &at);
-    rope_qk(d, T, d->dq, d->dk, true);
-    ops->rmsnorm(d->n, NULL, s->x0, p->w->layers[layer].norm1, (real)a->eps, T, a->C);
-    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_Q, below ? d->dn : NULL, false, d->dq, d->n, err));
-    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_K, below ? d->dn : NULL, true, d->dk, d->n, err));
-    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_V, below ? d->dn : NULL, true, d->dv, d->n, err));
-    if (below)
-        ops->rmsnorm_bwd(d->dx, true, p->g ? p->g->layers[layer].norm1 : NULL, d->dn, s->x0, p->w->layers[layer].norm1,
-                         s->rstd1, T, a->C);
+    rope_qk(p, d->dq, d->dk, true);
+    norm(p, s->x0, NULL, p->w->layers[layer].norm1);
+    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_Q, dn, false, d->dq, d->n, err));
+    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_K, dn, true, d->dk, d->n, err));
+    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_V, dn, true, d->dv, d->n, err));
 out:
     return rc;
 }
 
-static int mlp_forward(const pl_pass *p, int64_t layer, real *y, pl_error *err) {
+/* q, k, v -> o */
+static void attend(const pl_pass *p, int64_t layer) {
     const pl_decoder *d = p->d;
     const pl_layer_acts *s = &d->acts[layer];
-    const pl_arch *a = d->arch;
-    int64_t T = p->f->T;
-    int rc;
-    d->backend.ops->rmsnorm(d->n, s->rstd2, s->x1, p->w->layers[layer].norm2, (real)a->eps, T, a->C);
-    PL_GO(rc, pl_linear_forward(p, layer, PL_LIN_GATE, s->g, d->n, false, err));
-    PL_GO(rc, pl_linear_forward(p, layer, PL_LIN_UP, s->u, d->n, false, err));
-    d->backend.ops->swiglu(d->act, s->g, s->u, T * a->F);
-    copy(d, y, s->x1, T * a->C);
-    PL_GO(rc, pl_linear_forward(p, layer, PL_LIN_DOWN, y, d->act, true, err));
-out:
-    return rc;
+    pl_attn at = attention_of(d->arch, p->f);
+    int64_t base = p->cache ? layer * p->cache->capacity * at.kv_stride : 0;
+    const real *k = p->cache ? p->cache->k + base : s->k, *v = p->cache ? p->cache->v + base : s->v;
+    d->backend.ops->attn(s->o, p->cache ? NULL : s->lse, s->q, k, v, &at);
 }
 
-/* Overwrites g and u with their gradients: each is read once. */
-static int mlp_backward(const pl_pass *p, int64_t layer, pl_error *err) {
+/* d_o -> dq, dk, dv */
+static void attend_backward(const pl_pass *p, int64_t layer) {
     const pl_decoder *d = p->d;
     const pl_layer_acts *s = &d->acts[layer];
-    const pl_arch *a = d->arch;
-    const pl_ops *ops = d->backend.ops;
-    int64_t T = p->f->T;
-    int rc;
-    ops->swiglu(d->act, s->g, s->u, T * a->F);
-    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_DOWN, d->dact, false, d->dx, d->act, err));
-    ops->swiglu_bwd(s->g, s->u, d->dact, s->g, s->u, T * a->F);
-    ops->rmsnorm(d->n, NULL, s->x1, p->w->layers[layer].norm2, (real)a->eps, T, a->C);
-    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_GATE, d->dn, false, s->g, d->n, err));
-    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_UP, d->dn, true, s->u, d->n, err));
-    ops->rmsnorm_bwd(d->dx, true, p->g ? p->g->layers[layer].norm2 : NULL, d->dn, s->x1, p->w->layers[layer].norm2,
-                     s->rstd2, T, a->C);
-out:
-    return rc;
+    pl_attn at = attention_of(d->arch, p->f);
+    d->backend.ops->attn_bwd(d->dq, d->dk, d->dv, d->delta, d->d_o, s->o, s->lse, s->q, s->k, s->v, &at);
 }
+
+/* o -> x1 */
+static int out_forward(const pl_pass *p, int64_t layer, pl_error *err) {
+    const pl_layer_acts *s = &p->d->acts[layer];
+    copy_rows(p, s->x1, s->x0, p->d->arch->C);
+    return pl_linear_forward(p, layer, PL_LIN_O, s->x1, s->o, true, false, err);
+}
+
+/* dx -> d_o */
+static int out_backward(const pl_pass *p, int64_t layer, pl_error *err) {
+    const pl_decoder *d = p->d;
+    return pl_linear_backward(p, layer, PL_LIN_O, d->d_o, false, d->dx, d->acts[layer].o, err);
+}
+
+/* --- MLP
+ * -----------------------------------------------------------------------------------------------------------------------
+ */
 
 static real *layer_output(const pl_decoder *d, int64_t layer) {
     return layer + 1 < d->arch->L ? d->acts[layer + 1].x0 : d->x_last;
 }
 
-static int layer_forward(const pl_pass *p, int64_t layer, pl_kv_cache *cache, const int64_t *slots, pl_error *err) {
-    int rc = attention_forward(p, layer, cache, slots, err);
-    if (rc == 0) rc = mlp_forward(p, layer, layer_output(p->d, layer), err);
-    return rc ? pl_error_context(err, rc, "layer %" PRId64, layer) : 0;
+/* x1 -> g, u */
+static int gate_up_forward(const pl_pass *p, int64_t layer, pl_error *err) {
+    const pl_decoder *d = p->d;
+    const pl_layer_acts *s = &d->acts[layer];
+    norm(p, s->x1, s->rstd2, p->w->layers[layer].norm2);
+    int rc = pl_linear_forward(p, layer, PL_LIN_GATE, s->g, d->n, false, false, err);
+    return rc ? rc : pl_linear_forward(p, layer, PL_LIN_UP, s->u, d->n, false, true, err);
+}
+
+static void activate(const pl_pass *p, int64_t layer) {
+    const pl_decoder *d = p->d;
+    const pl_layer_acts *s = &d->acts[layer];
+    int64_t F = d->arch->F;
+    d->backend.ops->swiglu(rows(p, d->act, F), rows(p, s->g, F), rows(p, s->u, F), p->T * F);
+}
+
+/* g, u -> x0 of the next layer */
+static int down_forward(const pl_pass *p, int64_t layer, pl_error *err) {
+    const pl_decoder *d = p->d;
+    real *y = layer_output(d, layer);
+    activate(p, layer);
+    copy_rows(p, y, d->acts[layer].x1, d->arch->C);
+    return pl_linear_forward(p, layer, PL_LIN_DOWN, y, d->act, true, false, err);
+}
+
+/* dx -> dn; act and n again; g and u are overwritten by their gradients: each is read once. */
+static int mlp_backward(const pl_pass *p, int64_t layer, pl_error *err) {
+    const pl_decoder *d = p->d;
+    const pl_layer_acts *s = &d->acts[layer];
+    int64_t F = d->arch->F;
+    real *g = rows(p, s->g, F), *u = rows(p, s->u, F);
+    int rc;
+    activate(p, layer);
+    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_DOWN, d->dact, false, d->dx, d->act, err));
+    d->backend.ops->swiglu_bwd(g, u, rows(p, d->dact, F), g, u, p->T * F);
+    norm(p, s->x1, NULL, p->w->layers[layer].norm2);
+    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_GATE, d->dn, false, s->g, d->n, err));
+    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_UP, d->dn, true, s->u, d->n, err));
+out:
+    return rc;
+}
+
+/* --- forward
+ * -------------------------------------------------------------------------------------------------------------------
+ */
+
+/* From attention to attention: the rest of a layer, and the beginning of the next. */
+static int rest_forward(const pl_pass *p, int64_t layer, pl_error *err) {
+    int rc = out_forward(p, layer, err);
+    if (rc == 0) rc = gate_up_forward(p, layer, err);
+    return rc ? rc : down_forward(p, layer, err);
+}
+
+static int between_forward(const pl_pass *p, int64_t layer, pl_error *err) {
+    int rc = rest_forward(p, layer, err);
+    return rc || layer + 1 == p->d->arch->L ? rc : qkv_forward(p, layer + 1, err);
+}
+
+static int layer_context(pl_error *err, int rc, int64_t layer, const char *what) {
+    return rc ? pl_error_context(err, rc, "layer %" PRId64 "%s", layer, what) : 0;
 }
 
 static int begin(pl_decoder *d, const pl_weights *w, const pl_forest *f, pl_error *err) {
@@ -159,41 +233,103 @@ static int begin(pl_decoder *d, const pl_weights *w, const pl_forest *f, pl_erro
     return 0;
 }
 
-static int run_forward(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_forest *f, pl_kv_cache *cache,
-                       const int64_t *slots, pl_error *err) {
-    pl_pass p = {.d = d, .w = w, .lora = lora, .f = f};
-    int rc = begin(d, w, f, err);
-    for (int64_t l = 0; rc == 0 && l < d->arch->L; l++) rc = layer_forward(&p, l, cache, slots, err);
+static int run_forward(pl_decoder *d, const pl_pass *p, pl_error *err) {
+    int rc = begin(d, p->w, p->f, err);
+    if (rc == 0) rc = layer_context(err, pl_pass_rows(p, 0, qkv_forward, err), 0, "");
+    for (int64_t l = 0; rc == 0 && l < d->arch->L; l++) {
+        attend(p, l);
+        rc = layer_context(err, pl_pass_rows(p, l, between_forward, err), l, "");
+    }
     return rc;
 }
 
 int pl_decoder_forward(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_forest *f, bool keep,
                        pl_error *err) {
     if (keep && !d->training) return PL_FAIL(err, PL_E_STATE, "this decoder keeps nothing for a backward pass");
-    return run_forward(d, w, lora, f, NULL, NULL, err);
+    pl_pass p = {.d = d, .w = w, .lora = lora, .f = f};
+    return run_forward(d, &p, err);
 }
 
 int pl_decoder_infer(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_forest *f, pl_kv_cache *cache,
                      const int64_t *slots, pl_error *err) {
-    return run_forward(d, w, lora, f, cache, slots, err);
+    pl_pass p = {.d = d, .w = w, .lora = lora, .f = f, .cache = cache, .slots = slots};
+    return run_forward(d, &p, err);
 }
 
+/* --- backward
+ * ------------------------------------------------------------------------------------------------------------------
+ */
+
 /* Brings back what the layer did not keep: the same operations on the same input, so the same bits. */
+static int out_and_gate_up(const pl_pass *p, int64_t layer, pl_error *err) {
+    int rc = out_forward(p, layer, err);
+    return rc ? rc : gate_up_forward(p, layer, err);
+}
+
 static int layer_recompute(const pl_pass *p, int64_t layer, pl_error *err) {
-    const pl_decoder *d = p->d;
-    int rc = attention_forward(p, layer, NULL, NULL, err);
+    int rc = pl_pass_rows(p, layer, qkv_forward, err);
     if (rc) return rc;
-    const pl_layer_acts *s = &d->acts[layer];
-    d->backend.ops->rmsnorm(d->n, s->rstd2, s->x1, p->w->layers[layer].norm2, (real)d->arch->eps, p->f->T, d->arch->C);
-    rc = pl_linear_forward(p, layer, PL_LIN_GATE, s->g, d->n, false, err);
-    return rc ? rc : pl_linear_forward(p, layer, PL_LIN_UP, s->u, d->n, false, err);
+    attend(p, layer);
+    return pl_pass_rows(p, layer, out_and_gate_up, err);
+}
+
+/* Through the norms; a trained norm sums over all rows, so it stands by itself. */
+static int norm1_rows(const pl_pass *p, int64_t layer, pl_error *err) {
+    PL_UNUSED(err);
+    const pl_layer_acts *s = &p->d->acts[layer];
+    norm_backward(p, s->x0, s->rstd1, p->w->layers[layer].norm1, p->g ? p->g->layers[layer].norm1 : NULL);
+    return 0;
+}
+
+static int norm2_rows(const pl_pass *p, int64_t layer, pl_error *err) {
+    PL_UNUSED(err);
+    const pl_layer_acts *s = &p->d->acts[layer];
+    norm_backward(p, s->x1, s->rstd2, p->w->layers[layer].norm2, p->g ? p->g->layers[layer].norm2 : NULL);
+    return 0;
+}
+
+static int norm2_and_out(const pl_pass *p, int64_t layer, pl_error *err) {
+    (void)norm2_rows(p, layer, err);
+    return out_backward(p, layer, err);
+}
+
+static int all_rows(const pl_pass *p, int64_t layer, pl_rows_fn *fn, pl_error *err) {
+    pl_pass whole = *p;
+    whole.t0 = 0;
+    whole.T = p->f->T;
+    whole.lane = 0;
+    return fn(&whole, layer, err);
+}
+
+static int back_through_norm2(const pl_pass *p, int64_t layer, pl_error *err) {
+    if (!p->g || !p->g->layers[layer].norm2) return pl_pass_rows(p, layer, norm2_and_out, err);
+    int rc = all_rows(p, layer, norm2_rows, err);
+    return rc ? rc : pl_pass_rows(p, layer, out_backward, err);
+}
+
+static int back_through_norm1(const pl_pass *p, int64_t layer, pl_error *err) {
+    if (!pl_pass_needs_input_grad(p, layer)) return 0;
+    bool trained = p->g && p->g->layers[layer].norm1;
+    return trained ? all_rows(p, layer, norm1_rows, err) : pl_pass_rows(p, layer, norm1_rows, err);
 }
 
 static int layer_backward(const pl_pass *p, int64_t layer, pl_error *err) {
-    int rc = p->d->recompute ? layer_recompute(p, layer, err) : 0;
-    if (rc == 0) rc = mlp_backward(p, layer, err);
-    if (rc == 0) rc = attention_backward(p, layer, err);
-    return rc ? pl_error_context(err, rc, "layer %" PRId64 ", backward", layer) : 0;
+    const pl_decoder *d = p->d;
+    const pl_layer_acts *s = &d->acts[layer];
+    int rc = 0;
+    if (d->recompute) PL_GO(rc, layer_recompute(p, layer, err));
+    PL_GO(rc, pl_pass_rows(p, layer, mlp_backward, err));
+    const pl_linear_ends mlp[] = {{PL_LIN_DOWN, d->dx, d->act}, {PL_LIN_GATE, s->g, d->n}, {PL_LIN_UP, s->u, d->n}};
+    PL_GO(rc, pl_linear_gradients(p, layer, mlp, PL_LEN(mlp), err));
+    PL_GO(rc, back_through_norm2(p, layer, err));
+    attend_backward(p, layer);
+    PL_GO(rc, pl_pass_rows(p, layer, qkv_backward, err));
+    const pl_linear_ends attention[] = {
+        {PL_LIN_O, d->dx, s->o}, {PL_LIN_Q, d->dq, d->n}, {PL_LIN_K, d->dk, d->n}, {PL_LIN_V, d->dv, d->n}};
+    PL_GO(rc, pl_linear_gradients(p, layer, attention, PL_LEN(attention), err));
+    PL_GO(rc, back_through_norm1(p, layer, err));
+out:
+    return layer_context(err, rc, layer, ", backward");
 }
 
 int pl_decoder_backward(pl_decoder *d, const pl_weights *w, pl_lora *lora, const pl_grads *grads, const pl_forest *f,
@@ -214,7 +350,9 @@ int pl_decoder_find_nonfinite(pl_decoder *d, const pl_weights *w, const pl_lora 
     *layer = -1;
     if (rc || !isfinite(d->backend.ops->sum_squares(d->acts[0].x0, n))) return rc;
     for (*layer = 0; rc == 0 && *layer < d->arch->L; ++*layer) {
-        rc = layer_forward(&p, *layer, NULL, NULL, err);
+        rc = pl_pass_rows(&p, *layer, qkv_forward, err);
+        if (rc == 0) attend(&p, *layer);
+        if (rc == 0) rc = pl_pass_rows(&p, *layer, rest_forward, err);
         if (rc || !isfinite(d->backend.ops->sum_squares(layer_output(d, *layer), n))) return rc;
     }
     return rc;

@@ -40,12 +40,17 @@ typedef struct pl_decoder {
     real *cosine, *sine; /* [T, rot/2] */
     real *n;             /* [T,C] normed input */
     real *act;           /* [T,max(F,C)] silu(g)*u */
-    real *dropped;       /* [T,max(C,F,H*D)] dropped input of an adapter; NULL without lora_dropout */
-    real *low;           /* [T,r] A x */
-    real *dlow;          /* [T,r] */
+    bool cached;         /* for pl_decoder_infer only */
+    real *dropped;       /* [T,dropped_width] dropped input of an adapter; NULL without lora_dropout */
+    int64_t dropped_width;
+    /* [PL_LIN_COUNT] x [T,r], low_stride apart: the input through A, the gradient through B; without training one low
+     */
+    real *low, *dlow;
+    int64_t low_stride, max_rank;
     /* backward */
-    real *dx; /* [T,C] gradient of the residual stream */
-    real *dn; /* [T,max(C,H*D)] */
+    real *dx;  /* [T,C] gradient of the residual stream */
+    real *dn;  /* [T,C] */
+    real *d_o; /* [T,H*D] */
     real *dq, *dk, *dv, *delta;
     real *dact;      /* [T,F] */
     float *inv_freq; /* [rot/2] */
@@ -56,6 +61,7 @@ typedef struct pl_decoder_spec {
     bool training, recompute;
     int64_t max_rank; /* 0: no adapter */
     bool dropout;
+    bool cached; /* runs with a KV cache, pl_decoder_infer, and nothing else */
 } pl_decoder_spec;
 
 /* Deals the buffers out of `arena` (measuring or real), tags "activations", "gradients", "rope". */

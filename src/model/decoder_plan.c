@@ -51,13 +51,14 @@ static int take_backward(pl_decoder *d, int64_t T, int64_t max_rank, pl_arena *a
     int64_t q = a->H * a->D, kv = a->KV * a->D;
     int rc;
     PL_GO(rc, PL_TAKE(arena, &d->dx, T * a->C, GRADS, err));
-    PL_GO(rc, PL_TAKE(arena, &d->dn, T * PL_MAX(a->C, q), GRADS, err));
+    PL_GO(rc, PL_TAKE(arena, &d->dn, T * a->C, GRADS, err));
+    PL_GO(rc, PL_TAKE(arena, &d->d_o, T * q, GRADS, err));
     PL_GO(rc, PL_TAKE(arena, &d->dq, T * q, GRADS, err));
     PL_GO(rc, PL_TAKE(arena, &d->dk, T * kv, GRADS, err));
     PL_GO(rc, PL_TAKE(arena, &d->dv, T * kv, GRADS, err));
     PL_GO(rc, PL_TAKE(arena, &d->delta, T * a->H, GRADS, err));
     PL_GO(rc, PL_TAKE(arena, &d->dact, T * a->F, GRADS, err));
-    if (max_rank > 0) PL_GO(rc, PL_TAKE(arena, &d->dlow, T * max_rank, GRADS, err));
+    if (max_rank > 0) PL_GO(rc, PL_TAKE(arena, &d->dlow, PL_LIN_COUNT * d->low_stride, GRADS, err));
 out:
     return rc;
 }
@@ -69,7 +70,11 @@ int pl_decoder_take(pl_decoder *d, const pl_arch *a, const pl_backend *backend, 
                       .backend = *backend,
                       .max_T = spec->max_tokens,
                       .training = spec->training,
-                      .recompute = spec->recompute};
+                      .recompute = spec->recompute,
+                      .cached = spec->cached,
+                      .max_rank = spec->max_rank,
+                      .low_stride = T * spec->max_rank,
+                      .dropped_width = PL_MAX(PL_MAX(a->C, a->F), a->H * a->D)};
     int rc;
     PL_GO(rc, take_acts(d, spec, T, arena, err));
     PL_GO(rc, PL_TAKE(arena, &d->cosine, T * half, "rope", err));
@@ -77,8 +82,9 @@ int pl_decoder_take(pl_decoder *d, const pl_arch *a, const pl_backend *backend, 
     PL_GO(rc, PL_TAKE(arena, &d->inv_freq, half, "rope", err));
     PL_GO(rc, PL_TAKE(arena, &d->n, T * a->C, ACTS, err));
     PL_GO(rc, PL_TAKE(arena, &d->act, T * a->F, ACTS, err));
-    if (spec->max_rank > 0) PL_GO(rc, PL_TAKE(arena, &d->low, T * spec->max_rank, ACTS, err));
-    if (spec->dropout) PL_GO(rc, PL_TAKE(arena, &d->dropped, T * PL_MAX(PL_MAX(a->C, a->F), a->H * a->D), ACTS, err));
+    int64_t lows = spec->training ? PL_LIN_COUNT : 1;
+    if (spec->max_rank > 0) PL_GO(rc, PL_TAKE(arena, &d->low, lows * d->low_stride, ACTS, err));
+    if (spec->dropout) PL_GO(rc, PL_TAKE(arena, &d->dropped, T * d->dropped_width, ACTS, err));
     if (spec->training) PL_GO(rc, take_backward(d, T, spec->max_rank, arena, err));
 out:
     return rc ? pl_error_context(err, rc, "decoder buffers for %" PRId64 " tokens", spec->max_tokens) : 0;

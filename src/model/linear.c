@@ -3,6 +3,9 @@
 #include "model/linear.h"
 
 #include "base/rng.h"
+#include "kernels/loop.h"
+
+enum { SHARED_ROWS = 64 }; /* rows of an adapter's product that a thread takes */
 
 typedef struct shape {
     const pl_mat *w;
@@ -18,11 +21,11 @@ static shape shape_of(const pl_pass *p, int64_t layer, pl_lin which) {
     return s;
 }
 
-static pl_gemm_call weight_y(const pl_pass *p, const shape *s, int64_t T, real *y, const real *x, bool accumulate) {
+static pl_gemm_call weight_y(const pl_pass *p, const shape *s, real *y, const real *x, bool accumulate) {
     return (pl_gemm_call){.kind = PL_GEMM_Y,
                           .bf16 = p->d->backend.bf16,
                           .accumulate = accumulate,
-                          .m = T,
+                          .m = p->T,
                           .n = s->out,
                           .k = s->in,
                           .a = x,
@@ -31,14 +34,15 @@ static pl_gemm_call weight_y(const pl_pass *p, const shape *s, int64_t T, real *
                           .b_type = s->w->type,
                           .ldb = s->in,
                           .c = y,
-                          .ldc = s->out};
+                          .ldc = s->out,
+                          .lane = p->lane};
 }
 
-static pl_gemm_call weight_dx(const pl_pass *p, const shape *s, int64_t T, real *dx, const real *dy, bool accumulate) {
+static pl_gemm_call weight_dx(const pl_pass *p, const shape *s, real *dx, const real *dy, bool accumulate) {
     return (pl_gemm_call){.kind = PL_GEMM_DX,
                           .bf16 = p->d->backend.bf16,
                           .accumulate = accumulate,
-                          .m = T,
+                          .m = p->T,
                           .n = s->in,
                           .k = s->out,
                           .a = dy,
@@ -47,10 +51,213 @@ static pl_gemm_call weight_dx(const pl_pass *p, const shape *s, int64_t T, real 
                           .b_type = s->w->type,
                           .ldb = s->in,
                           .c = dx,
-                          .ldc = s->in};
+                          .ldc = s->in,
+                          .lane = p->lane};
 }
 
-static pl_gemm_call weight_dw(const pl_pass *p, const shape *s, int64_t T, real *dw, const real *dy, const real *x) {
+static uint64_t module_key(const pl_pass *p, int64_t layer, pl_lin which) {
+    return pl_rng_mix(p->lora->dropout_key, (uint64_t)(layer * PL_LIN_COUNT + (int64_t)which));
+}
+
+/* --- the adapter: A [r,in], B [out,r], always fp32 ------------------------------------------------------------------
+ */
+
+/* low [T,r] = scale x A^T, or dlow = scale dy B. */
+static pl_product into_rank(const pl_pass *p, const shape *s, real *low, const real *x, bool back) {
+    int64_t r = s->lora->r, width = back ? s->out : s->in;
+    return (pl_product){.c = low,
+                        .ldc = r,
+                        .a = x,
+                        .a_row = width,
+                        .a_col = 1,
+                        .b = back ? s->lora->b : s->lora->a,
+                        .b_row = back ? r : 1,
+                        .b_col = back ? 1 : width,
+                        .m = p->T,
+                        .n = r,
+                        .k = width,
+                        .alpha = s->lora->scale};
+}
+
+/* y [T,out] += low B^T, or dx (+)= dlow A. */
+static pl_product out_of_rank(const pl_pass *p, const shape *s, real *y, const real *low, bool back, bool accumulate) {
+    int64_t r = s->lora->r, width = back ? s->in : s->out;
+    return (pl_product){.c = y,
+                        .ldc = width,
+                        .a = low,
+                        .a_row = r,
+                        .a_col = 1,
+                        .b = back ? s->lora->a : s->lora->b,
+                        .b_row = back ? width : 1,
+                        .b_col = back ? 1 : r,
+                        .m = p->T,
+                        .n = width,
+                        .k = r,
+                        .alpha = 1,
+                        .accumulate = accumulate};
+}
+
+/* Rows of a product are shared out where threads are not yet apart. */
+static void multiply(const pl_pass *p, const pl_product *x) {
+    const pl_ops *ops = p->d->backend.ops;
+    if (p->lane || x->m <= SHARED_ROWS) {
+        ops->product(x);
+        return;
+    }
+    PL_LOOP(true, i, x->m, SHARED_ROWS, {
+        pl_product part = *x;
+        part.a += i * x->a_row;
+        part.c += i * x->ldc;
+        part.m = PL_MIN(SHARED_ROWS, x->m - i);
+        ops->product(&part);
+    });
+}
+
+/* Row p->t0 of the buffers that hold the input through A, and the gradient through B, of one linear layer. */
+static real *low_of(const pl_pass *p, pl_lin which, int64_t r) {
+    const pl_decoder *d = p->d;
+    return d->training ? d->low + which * d->low_stride + p->t0 * r : d->low + p->t0 * d->max_rank;
+}
+static real *dlow_of(const pl_pass *p, pl_lin which, int64_t r) {
+    return p->d->dlow + which * p->d->low_stride + p->t0 * r;
+}
+
+/* The adapter's input: x, or x with dropout in d->dropped. */
+static const real *adapter_input(const pl_pass *p, int64_t layer, pl_lin which, const real *x, int64_t in) {
+    const pl_decoder *d = p->d;
+    if (p->lora->dropout == 0) return x;
+    real *y = d->dropped + p->t0 * d->dropped_width;
+    d->backend.ops->dropout(y, false, x, p->f->dropout_id + p->t0, module_key(p, layer, which), p->lora->dropout, p->T,
+                            in);
+    return y;
+}
+
+/* --- rows ---------------------------------------------------------------------------------------------------------
+ */
+
+int pl_linear_forward(const pl_pass *p, int64_t layer, pl_lin which, real *y, const real *x, bool accumulate,
+                      bool same_x, pl_error *err) {
+    const pl_decoder *d = p->d;
+    shape s = shape_of(p, layer, which);
+    x += p->t0 * s.in;
+    y += p->t0 * s.out;
+    pl_gemm_call call = weight_y(p, &s, y, x, accumulate);
+    call.same_a = same_x;
+    int rc = pl_gemm_run(d->backend.gemm, &call, err);
+    if (rc) return pl_error_context(err, rc, "%s", pl_lin_path(which));
+    if (s.bias) d->backend.ops->add_bias(y, s.bias, p->T, s.out);
+    if (!s.lora) return 0;
+    real *low = low_of(p, which, s.lora->r);
+    pl_product in = into_rank(p, &s, low, adapter_input(p, layer, which, x, s.in), false);
+    pl_product out = out_of_rank(p, &s, y, low, false, true);
+    multiply(p, &in);
+    multiply(p, &out);
+    return 0;
+}
+
+/* dlow = s dy B; low again, if A or B is trained; dx += dlow A, through the dropout mask. */
+static void adapter_backward(const pl_pass *p, int64_t layer, pl_lin which, const shape *s, real *dx, const real *dy,
+                             const real *x) {
+    const pl_decoder *d = p->d;
+    real *low = low_of(p, which, s->lora->r), *dlow = dlow_of(p, which, s->lora->r);
+    pl_product back = into_rank(p, s, dlow, dy, true);
+    multiply(p, &back);
+    if (s->lora->da) {
+        pl_product in = into_rank(p, s, low, adapter_input(p, layer, which, x, s->in), false);
+        multiply(p, &in);
+    }
+    if (!dx) return;
+    bool dropout = p->lora->dropout > 0;
+    real *dropped = dropout ? d->dropped + p->t0 * d->dropped_width : dx;
+    pl_product out = out_of_rank(p, s, dropped, dlow, true, !dropout);
+    multiply(p, &out);
+    if (dropout)
+        d->backend.ops->dropout(dx, true, dropped, p->f->dropout_id + p->t0, module_key(p, layer, which),
+                                p->lora->dropout, p->T, s->in);
+}
+
+int pl_linear_backward(const pl_pass *p, int64_t layer, pl_lin which, real *dx, bool accumulate, const real *dy,
+                       const real *x, pl_error *err) {
+    shape s = shape_of(p, layer, which);
+    dy += p->t0 * s.out;
+    x += p->t0 * s.in;
+    if (dx) {
+        dx += p->t0 * s.in;
+        pl_gemm_call call = weight_dx(p, &s, dx, dy, accumulate);
+        int rc = pl_gemm_run(p->d->backend.gemm, &call, err);
+        if (rc) return pl_error_context(err, rc, "%s", pl_lin_path(which));
+    }
+    if (s.lora) adapter_backward(p, layer, which, &s, dx, dy, x);
+    return 0;
+}
+
+/* --- sums over rows -----------------------------------------------------------------------------------------------
+ */
+
+/* dA [r,in] += dlow^T drop(x), columns [c, c + n). */
+static void sum_da(const pl_pass *p, const shape *s, const real *dlow, const real *x, int64_t c, int64_t n) {
+    pl_product g = {.c = s->lora->da + c,
+                    .ldc = s->in,
+                    .a = dlow,
+                    .a_row = 1,
+                    .a_col = s->lora->r,
+                    .b = x + c,
+                    .b_row = s->in,
+                    .b_col = 1,
+                    .m = s->lora->r,
+                    .n = n,
+                    .k = p->f->T,
+                    .alpha = 1,
+                    .accumulate = true};
+    p->d->backend.ops->product(&g);
+}
+
+/* dB [out,r] += dy^T low, rows [c, c + n). low holds the scale. */
+static void sum_db(const pl_pass *p, const shape *s, const real *dy, const real *low, int64_t c, int64_t n) {
+    pl_product g = {.c = s->lora->db + c * s->lora->r,
+                    .ldc = s->lora->r,
+                    .a = dy + c,
+                    .a_row = 1,
+                    .a_col = s->out,
+                    .b = low,
+                    .b_row = s->lora->r,
+                    .b_col = 1,
+                    .m = n,
+                    .n = s->lora->r,
+                    .k = p->f->T,
+                    .alpha = 1,
+                    .accumulate = true};
+    p->d->backend.ops->product(&g);
+}
+
+enum { SLICE = 192 }; /* columns of dA or rows of dB that one task sums */
+
+static void adapter_slice(const pl_pass *p, int64_t layer, const pl_linear_ends *e, int64_t slice) {
+    shape s = shape_of(p, layer, e->which);
+    int64_t r = s.lora->r, of_a = (s.in + SLICE - 1) / SLICE, c = (slice < of_a ? slice : slice - of_a) * SLICE;
+    if (slice < of_a)
+        sum_da(p, &s, dlow_of(p, e->which, r), p->lora->dropout > 0 ? p->d->dropped : e->x, c, PL_MIN(SLICE, s.in - c));
+    else
+        sum_db(p, &s, e->dy, low_of(p, e->which, r), c, PL_MIN(SLICE, s.out - c));
+}
+
+static int64_t adapter_slices(const pl_pass *p, int64_t layer, pl_lin which) {
+    shape s = shape_of(p, layer, which);
+    return s.lora && s.lora->da ? (s.in + SLICE - 1) / SLICE + (s.out + SLICE - 1) / SLICE : 0;
+}
+
+/* All slices of ends[0..n) as one list. */
+static void adapter_gradients(const pl_pass *p, int64_t layer, const pl_linear_ends *ends, int n) {
+    int64_t first[PL_LIN_COUNT + 1] = {0};
+    for (int i = 0; i < n; i++) first[i + 1] = first[i] + adapter_slices(p, layer, ends[i].which);
+    PL_LOOP(true, task, first[n], 1, {
+        int i = 0;
+        while (task >= first[i + 1]) i++;
+        adapter_slice(p, layer, &ends[i], task - first[i]);
+    });
+}
+
+static pl_gemm_call weight_dw(const pl_pass *p, const shape *s, real *dw, const real *dy, const real *x, int64_t T) {
     return (pl_gemm_call){.kind = PL_GEMM_DW,
                           .bf16 = p->d->backend.bf16,
                           .accumulate = true,
@@ -66,191 +273,65 @@ static pl_gemm_call weight_dw(const pl_pass *p, const shape *s, int64_t T, real 
                           .ldc = s->in};
 }
 
-/* The adapter's products, always fp32: A [r,in], B [out,r]. */
-static pl_gemm_call low_of(const shape *s, int64_t T, real *low, const real *x) {
-    return (pl_gemm_call){.kind = PL_GEMM_Y,
-                          .m = T,
-                          .n = s->lora->r,
-                          .k = s->in,
-                          .a = x,
-                          .lda = s->in,
-                          .b = s->lora->a,
-                          .b_type = PL_REAL,
-                          .ldb = s->in,
-                          .c = low,
-                          .ldc = s->lora->r};
+static int weight_gradients(const pl_pass *p, int64_t layer, const pl_linear_ends *e, pl_error *err) {
+    shape s = shape_of(p, layer, e->which);
+    real *dw = p->g ? p->g->layers[layer].w[e->which] : NULL, *db = p->g ? p->g->layers[layer].b[e->which] : NULL;
+    pl_gemm_call call = weight_dw(p, &s, dw, e->dy, e->x, p->f->T);
+    int rc = dw ? pl_gemm_run(p->d->backend.gemm, &call, err) : 0;
+    if (db) p->d->backend.ops->sum_rows(db, e->dy, p->f->T, s.out);
+    return rc ? pl_error_context(err, rc, "%s", pl_lin_path(e->which)) : 0;
 }
 
-static pl_gemm_call lora_y(const shape *s, int64_t T, real *y, const real *low) {
-    return (pl_gemm_call){.kind = PL_GEMM_Y,
-                          .accumulate = true,
-                          .m = T,
-                          .n = s->out,
-                          .k = s->lora->r,
-                          .a = low,
-                          .lda = s->lora->r,
-                          .b = s->lora->b,
-                          .b_type = PL_REAL,
-                          .ldb = s->lora->r,
-                          .c = y,
-                          .ldc = s->out};
-}
-
-static pl_gemm_call dlow_of(const shape *s, int64_t T, real *dlow, const real *dy) {
-    return (pl_gemm_call){.kind = PL_GEMM_DX,
-                          .m = T,
-                          .n = s->lora->r,
-                          .k = s->out,
-                          .a = dy,
-                          .lda = s->out,
-                          .b = s->lora->b,
-                          .b_type = PL_REAL,
-                          .ldb = s->lora->r,
-                          .c = dlow,
-                          .ldc = s->lora->r};
-}
-
-static pl_gemm_call lora_db(const shape *s, int64_t T, const real *dy, const real *low) {
-    return (pl_gemm_call){.kind = PL_GEMM_DW,
-                          .accumulate = true,
-                          .m = s->out,
-                          .n = s->lora->r,
-                          .k = T,
-                          .a = dy,
-                          .lda = s->out,
-                          .b = low,
-                          .b_type = PL_REAL,
-                          .ldb = s->lora->r,
-                          .c = s->lora->db,
-                          .ldc = s->lora->r};
-}
-
-static pl_gemm_call lora_da(const shape *s, int64_t T, const real *dlow, const real *x) {
-    return (pl_gemm_call){.kind = PL_GEMM_DW,
-                          .accumulate = true,
-                          .m = s->lora->r,
-                          .n = s->in,
-                          .k = T,
-                          .a = dlow,
-                          .lda = s->lora->r,
-                          .b = x,
-                          .b_type = PL_REAL,
-                          .ldb = s->in,
-                          .c = s->lora->da,
-                          .ldc = s->in};
-}
-
-static pl_gemm_call lora_dx(const shape *s, int64_t T, real *dx, const real *dlow, bool accumulate) {
-    return (pl_gemm_call){.kind = PL_GEMM_DX,
-                          .accumulate = accumulate,
-                          .m = T,
-                          .n = s->in,
-                          .k = s->lora->r,
-                          .a = dlow,
-                          .lda = s->lora->r,
-                          .b = s->lora->a,
-                          .b_type = PL_REAL,
-                          .ldb = s->in,
-                          .c = dx,
-                          .ldc = s->in};
-}
-
-static uint64_t module_key(const pl_pass *p, int64_t layer, pl_lin which) {
-    return pl_rng_mix(p->lora->dropout_key, (uint64_t)(layer * PL_LIN_COUNT + (int64_t)which));
-}
-
-/* The adapter's input: x, or x with dropout in d->dropped. */
-static const real *adapter_input(const pl_pass *p, int64_t layer, pl_lin which, const real *x, int64_t in) {
-    const pl_decoder *d = p->d;
-    if (p->lora->dropout == 0) return x;
-    d->backend.ops->dropout(d->dropped, false, x, p->f->dropout_id, module_key(p, layer, which), p->lora->dropout,
-                            p->f->T, in);
-    return d->dropped;
-}
-
-static int run(const pl_pass *p, pl_gemm_call call, pl_error *err) {
-    return pl_gemm_run(p->d->backend.gemm, &call, err);
-}
-
-int pl_linear_forward(const pl_pass *p, int64_t layer, pl_lin which, real *y, const real *x, bool accumulate,
-                      pl_error *err) {
-    const pl_decoder *d = p->d;
-    const pl_ops *ops = d->backend.ops;
-    int64_t T = p->f->T;
-    shape s = shape_of(p, layer, which);
-    int rc;
-    PL_GO(rc, run(p, weight_y(p, &s, T, y, x, accumulate), err));
-    if (s.bias) ops->add_bias(y, s.bias, T, s.out);
-    if (!s.lora) goto out;
-    PL_GO(rc, run(p, low_of(&s, T, d->low, adapter_input(p, layer, which, x, s.in)), err));
-    ops->scale(d->low, s.lora->scale, T * s.lora->r);
-    PL_GO(rc, run(p, lora_y(&s, T, y, d->low), err));
-out:
-    return rc ? pl_error_context(err, rc, "%s", pl_lin_path(which)) : 0;
-}
-
-/* dB += s dy^T (x A^T); dlow = s dy B; dA += dlow^T x; dx += dlow A, through the dropout mask. */
-static int adapter_backward(const pl_pass *p, int64_t layer, pl_lin which, const shape *s, real *dx, const real *dy,
-                            const real *x, pl_error *err) {
-    const pl_decoder *d = p->d;
-    const pl_ops *ops = d->backend.ops;
-    int64_t T = p->f->T;
-    int rc;
-    PL_GO(rc, run(p, dlow_of(s, T, d->dlow, dy), err));
-    ops->scale(d->dlow, s->lora->scale, T * s->lora->r);
-    if (s->lora->da) {
-        const real *in = adapter_input(p, layer, which, x, s->in);
-        PL_GO(rc, run(p, low_of(s, T, d->low, in), err));
-        ops->scale(d->low, s->lora->scale, T * s->lora->r);
-        PL_GO(rc, run(p, lora_db(s, T, dy, d->low), err));
-        PL_GO(rc, run(p, lora_da(s, T, d->dlow, in), err));
-    }
-    if (!dx) goto out;
-    if (p->lora->dropout == 0) {
-        PL_GO(rc, run(p, lora_dx(s, T, dx, d->dlow, true), err));
-        goto out;
-    }
-    PL_GO(rc, run(p, lora_dx(s, T, d->dropped, d->dlow, false), err));
-    ops->dropout(dx, true, d->dropped, p->f->dropout_id, module_key(p, layer, which), p->lora->dropout, T, s->in);
-out:
-    return rc;
-}
-
-int pl_linear_backward(const pl_pass *p, int64_t layer, pl_lin which, real *dx, bool accumulate, const real *dy,
-                       const real *x, pl_error *err) {
-    int64_t T = p->f->T;
-    shape s = shape_of(p, layer, which);
-    real *dw = p->g ? p->g->layers[layer].w[which] : NULL, *db = p->g ? p->g->layers[layer].b[which] : NULL;
+int pl_linear_gradients(const pl_pass *whole, int64_t layer, const pl_linear_ends *ends, int n, pl_error *err) {
+    pl_pass p = *whole;
+    p.t0 = 0;
+    p.T = p.f->T;
+    p.lane = 0;
     int rc = 0;
-    if (dx) PL_GO(rc, run(p, weight_dx(p, &s, T, dx, dy, accumulate), err));
-    if (dw) PL_GO(rc, run(p, weight_dw(p, &s, T, dw, dy, x), err));
-    if (db) p->d->backend.ops->sum_rows(db, dy, T, s.out);
-    if (s.lora) PL_GO(rc, adapter_backward(p, layer, which, &s, dx, dy, x, err));
-out:
-    return rc ? pl_error_context(err, rc, "%s", pl_lin_path(which)) : 0;
+    for (int i = 0; rc == 0 && p.g && i < n; i++) rc = weight_gradients(&p, layer, &ends[i], err);
+    if (rc || !p.lora) return rc;
+    if (p.lora->dropout == 0) {
+        adapter_gradients(&p, layer, ends, n);
+        return 0;
+    }
+    for (int i = 0; i < n; i++) { /* one buffer for the dropped inputs, so one layer at a time */
+        shape s = shape_of(&p, layer, ends[i].which);
+        if (!s.lora || !s.lora->da) continue;
+        (void)adapter_input(&p, layer, ends[i].which, ends[i].x, s.in);
+        adapter_gradients(&p, layer, &ends[i], 1);
+    }
+    return 0;
 }
+
+/* --- set-up ---------------------------------------------------------------------------------------------------------
+ */
 
 static bool accumulates_y(pl_lin which) { return which == PL_LIN_O || which == PL_LIN_DOWN; }
 static bool accumulates_dx(pl_lin which) { return which == PL_LIN_K || which == PL_LIN_V || which == PL_LIN_UP; }
 
-int pl_linear_prepare(const pl_pass *p, int64_t layer, pl_lin which, bool backward, pl_error *err) {
-    pl_gemm *gemm = p->d->backend.gemm;
-    int64_t T = p->d->max_T;
-    shape s = shape_of(p, layer, which);
-    pl_gemm_call calls[8];
-    int n = 0, rc = 0;
-    calls[n++] = weight_y(p, &s, T, NULL, NULL, accumulates_y(which));
-    if (backward) calls[n++] = weight_dx(p, &s, T, NULL, NULL, accumulates_dx(which));
-    if (backward && p->g && p->g->layers[layer].w[which]) calls[n++] = weight_dw(p, &s, T, NULL, NULL, NULL);
-    if (s.lora) {
-        calls[n++] = low_of(&s, T, NULL, NULL);
-        calls[n++] = lora_y(&s, T, NULL, NULL);
+static int prepare_rows(pl_pass *p, const shape *s, pl_lin which, bool backward, int64_t rows, int lane,
+                        pl_error *err) {
+    p->T = rows;
+    p->lane = lane;
+    pl_gemm_call y = weight_y(p, s, NULL, NULL, accumulates_y(which));
+    pl_gemm_call dx = weight_dx(p, s, NULL, NULL, accumulates_dx(which));
+    int rc = pl_gemm_prepare(p->d->backend.gemm, &y, err);
+    return rc || !backward ? rc : pl_gemm_prepare(p->d->backend.gemm, &dx, err);
+}
+
+int pl_linear_prepare(const pl_pass *whole, int64_t layer, pl_lin which, bool backward, pl_error *err) {
+    pl_pass p = *whole;
+    const pl_decoder *d = p.d;
+    shape s = shape_of(&p, layer, which);
+    int64_t shared = pl_pass_shared_rows(d);
+    int lanes = pl_pass_lanes(d, d->max_T), rc = 0;
+    if (shared > 0) PL_GO(rc, prepare_rows(&p, &s, which, backward, shared, 0, err));
+    if (lanes > 0) PL_GO(rc, prepare_rows(&p, &s, which, backward, PL_MIN(d->max_T, PL_GEMM_LANE_ROWS), lanes, err));
+    if (backward && p.g && p.g->layers[layer].w[which]) {
+        pl_gemm_call dw = weight_dw(&p, &s, NULL, NULL, NULL, d->max_T);
+        PL_GO(rc, pl_gemm_prepare(d->backend.gemm, &dw, err));
     }
-    for (int i = 0; rc == 0 && i < n; i++) rc = pl_gemm_prepare(gemm, &calls[i], err);
-    if (rc || !s.lora || !backward) return rc;
-    pl_gemm_call back[] = {dlow_of(&s, T, NULL, NULL), lora_db(&s, T, NULL, NULL), lora_da(&s, T, NULL, NULL),
-                           lora_dx(&s, T, NULL, NULL, p->lora->dropout == 0)};
-    for (int i = 0; rc == 0 && i < PL_LEN(back); i++) rc = pl_gemm_prepare(gemm, &back[i], err);
+out:
     return rc;
 }
 

@@ -1,28 +1,53 @@
-/* model/linear.h: one linear layer of a block, with bias and adapter, forward and backward. */
+/* model/linear.h: one linear layer of a block, with bias and adapter, forward and backward, over some rows of a batch;
+ * and who works on which rows. */
 #ifndef PL_LINEAR_H
 #define PL_LINEAR_H
 
 #include "model/decoder.h"
 
-/* One run over the layers: what is run, over what, and where gradients go. */
+/* One run over the layers: what is run, over what, and where gradients go; and the part of it that is at hand. */
 typedef struct pl_pass {
     const pl_decoder *d;
     const pl_weights *w;
     const pl_lora *lora; /* NULL: adapter off */
     const pl_grads *g;   /* NULL: frozen weights */
     const pl_forest *f;
+    const pl_kv_cache *cache; /* generation, with the row of each token; else NULL */
+    const int64_t *slots;
     int64_t first_trainable; /* layer; -1: the embeddings are trained; L: nothing is */
+    int64_t t0, T;           /* rows [t0, t0 + T) of every buffer */
+    int lane; /* 0: products and ops thread inside; else this thread alone, in that lane (kernels/gemm.h) */
 } pl_pass;
 
-/* y (+)= x W^T + b + scale B (A drop(x)); y [T,out], x [T,in]. */
+/* fn over all rows of the batch, which it must treat one by one: in blocks of at most PL_GEMM_LANE_ROWS that stay in a
+ * core's cache, each thread its own rows; or all at once, with threads inside, where there are few rows or a cache. */
+typedef int pl_rows_fn(const pl_pass *part, int64_t layer, pl_error *err);
+int pl_pass_rows(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, pl_error *err);
+
+/* Lanes of a batch of T rows, 0 when threads share the products; and how many rows such a batch has at most. */
+int pl_pass_lanes(const pl_decoder *d, int64_t T);
+int64_t pl_pass_shared_rows(const pl_decoder *d);
+
+/* Matrices here are whole buffers; a call works on the pass's rows of them.
+ * y (+)= x W^T + b + scale B (A drop(x)); y [T,out], x [T,in]. same_x: x is that of the call before. */
 int pl_linear_forward(const pl_pass *p, int64_t layer, pl_lin which, real *y, const real *x, bool accumulate,
-                      pl_error *err);
-/* dx (+)= dy W + adapter's part (dx NULL: not needed); adds dW, db, dA, dB where they are trained. x is the layer's
- * input. */
+                      bool same_x, pl_error *err);
+/* dx (+)= dy W + adapter's part (dx NULL: not needed). Leaves what pl_linear_gradients needs in d->low and d->dlow. x
+ * is the layer's input. */
 int pl_linear_backward(const pl_pass *p, int64_t layer, pl_lin which, real *dx, bool accumulate, const real *dy,
                        const real *x, pl_error *err);
-/* Prepares the matrix products of this layer for up to max_T tokens: forward, and backward when `backward`. */
-int pl_linear_prepare(const pl_pass *p, int64_t layer, pl_lin which, bool backward, pl_error *err);
+
+/* A layer's input and the gradient of its output, all rows of them. */
+typedef struct pl_linear_ends {
+    pl_lin which;
+    const real *dy, *x;
+} pl_linear_ends;
+/* Adds dW, db, dA, dB where they are trained, after pl_linear_backward of all rows. Each sum runs over the rows in
+ * order, whatever the threads. */
+int pl_linear_gradients(const pl_pass *whole, int64_t layer, const pl_linear_ends *ends, int n, pl_error *err);
+
+/* Prepares the matrix products of this layer: forward, and backward when `backward`. */
+int pl_linear_prepare(const pl_pass *whole, int64_t layer, pl_lin which, bool backward, pl_error *err);
 
 /* The lowest layer with a trained weight or adapter: -1 when the embeddings are trained, L when nothing is. */
 int64_t pl_pass_first_trainable(const pl_pass *p);

@@ -1,0 +1,77 @@
+/* rows.c: shares the rows of a batch out to threads.
+ *
+ * Most of a layer treats every token by itself. A thread takes its rows through a whole stretch of such work, block by
+ * block, so that what one product writes the next one finds in the cache, and threads meet only where tokens meet:
+ * before and after attention, and for the sums over tokens. */
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "kernels/ref/ref.h"
+#include "model/linear.h"
+
+enum { ROWS_PER_THREAD = 64 }; /* with fewer, threads share each product instead */
+
+static int threads(void) {
+#ifdef _OPENMP
+    return PL_MIN(omp_get_max_threads(), PL_MAX_THREADS);
+#else
+    return 1;
+#endif
+}
+
+int pl_pass_lanes(const pl_decoder *d, int64_t T) {
+    int n = threads();
+    return d->cached || (n > 1 && T < (int64_t)n * ROWS_PER_THREAD) ? 0 : n;
+}
+
+int64_t pl_pass_shared_rows(const pl_decoder *d) {
+    int n = threads();
+    if (d->cached) return d->max_T;
+    return n == 1 ? 0 : PL_MIN(d->max_T, (int64_t)n * ROWS_PER_THREAD);
+}
+
+/* Blocks start at multiples of PL_ROW_SLACK: what a product writes behind its last row is its own. */
+static int run_lane(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, int lane, int lanes, pl_error *err) {
+    int64_t units = (whole->f->T + PL_ROW_SLACK - 1) / PL_ROW_SLACK;
+    int64_t first = pl_cut(units, lane, lanes), end = pl_cut(units, lane + 1, lanes), mine = end - first;
+    int64_t most = PL_GEMM_LANE_ROWS / PL_ROW_SLACK, blocks = (mine + most - 1) / most;
+    int rc = 0;
+    for (int64_t b = 0; rc == 0 && b < blocks; b++) {
+        int64_t from = (first + pl_cut(mine, b, blocks)) * PL_ROW_SLACK;
+        int64_t to = (first + pl_cut(mine, b + 1, blocks)) * PL_ROW_SLACK;
+        pl_pass part = *whole;
+        part.t0 = from;
+        part.T = PL_MIN(to, whole->f->T) - from;
+        part.lane = lane + 1;
+        rc = fn(&part, layer, err);
+    }
+    return rc;
+}
+
+static int run_all(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, pl_error *err) {
+    pl_pass part = *whole;
+    part.t0 = 0;
+    part.T = whole->f->T;
+    part.lane = 0;
+    return fn(&part, layer, err);
+}
+
+int pl_pass_rows(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, pl_error *err) {
+    int lanes = pl_pass_lanes(whole->d, whole->f->T), rc = 0;
+    if (lanes == 0) return run_all(whole, layer, fn, err);
+    if (lanes == 1) return run_lane(whole, layer, fn, 0, 1, err);
+#ifdef _OPENMP
+#pragma omp parallel num_threads(lanes)
+    {
+        pl_error own;
+        int bad = run_lane(whole, layer, fn, omp_get_thread_num(), lanes, &own);
+#pragma omp critical(plumb_rows)
+        if (bad && !rc) {
+            rc = bad;
+            if (err) *err = own;
+        }
+    }
+#endif
+    return rc;
+}
