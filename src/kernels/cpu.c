@@ -3,7 +3,7 @@
 
 #include "kernels/ops.h"
 
-#if defined(__x86_64__)
+#if defined(PLUMB_X86)
 #include <cpuid.h>
 
 static bool has_f16c(void) { /* older compilers do not know this name in __builtin_cpu_supports */

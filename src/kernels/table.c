@@ -3,7 +3,7 @@
 
 void pl_ops_init(pl_ops *ops, pl_cpu_level level) {
     pl_ops_add_ref(ops);
-#if defined(__x86_64__) && !defined(PL_REAL_IS_DOUBLE)
+#if defined(PLUMB_X86) && !defined(PL_REAL_IS_DOUBLE)
     pl_cpu_level have = pl_cpu_detect();
     if (level > have) level = have;
     if (level >= PL_CPU_AVX2) pl_ops_add_avx2(ops);
