@@ -22,7 +22,7 @@ extern "C" {
     X(PL_E_UNSUPPORTED, 7, "not supported", "see the limits in the README")                                            \
     X(PL_E_MISMATCH, 8, "things that must agree differ", "the message says what differs")                              \
     X(PL_E_NUMERIC, 9, "a number is not finite", "lower the learning rate, or look at the rows named")                 \
-    X(PL_E_STATE, 10, "called in the wrong state", "see the header of the function")                                   \
+    X(PL_E_STATE, 10, "not possible in this state", "something that was done before is in the way")                    \
     X(PL_E_INTERRUPTED, 11, "interrupted", "run again with --resume")                                                  \
     X(PL_E_INTERNAL, 12, "a defect in plumb", "please report it with the message")
 

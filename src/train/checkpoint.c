@@ -21,6 +21,10 @@ static int step_path(char **out, const pl_saver *s, int64_t step, pl_error *err)
     return pl_asprintf(out, err, "%s/%s-%s_step%" PRId64, s->out_dir, s->run_name, s->command, step);
 }
 
+static int final_path(char **out, const pl_saver *s, pl_error *err) {
+    return pl_asprintf(out, err, "%s/%s-%s_final", s->out_dir, s->run_name, s->command);
+}
+
 /* The step of "<run_name>-<command>_step<N>", -1 for any other name. */
 static int64_t step_of_name(const pl_saver *s, const char *name) {
     char prefix[600];
@@ -278,7 +282,7 @@ out:
 int pl_final_save(const pl_saver *s, const pl_trainable *t, char **out, pl_error *err) {
     char *path = NULL, *temp = NULL;
     int rc;
-    PL_GO(rc, pl_asprintf(&path, err, "%s/%s-%s_final", s->out_dir, s->run_name, s->command));
+    PL_GO(rc, final_path(&path, s, err));
     PL_GO(rc, begin_dir(&temp, path, err));
     PL_GO(rc, write_model(s, t, temp, s->dtype, err));
     if (t->is_lora) PL_GO(rc, write_adapter(s, t, temp, err));
@@ -292,6 +296,16 @@ out:
     pl_free(temp);
     pl_free(path);
     return rc ? pl_error_context(err, rc, "final model") : 0;
+}
+
+int pl_final_find(const pl_saver *s, char **path, pl_error *err) {
+    char *final = NULL;
+    int rc = final_path(&final, s, err);
+    if (rc) return rc;
+    bool there = pl_dir_exists(final);
+    if (!there) pl_free(final);
+    *path = there ? final : NULL;
+    return 0;
 }
 
 /* --- loading

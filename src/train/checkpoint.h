@@ -49,5 +49,7 @@ int pl_checkpoint_load_weights(const pl_saver *s, int64_t step, pl_trainable *t,
 /* <run>_final; *path (owned) is where. `changed` counts elements that the merge into a rounded dtype left as in the
  * base. */
 int pl_final_save(const pl_saver *s, const pl_trainable *t, char **path, pl_error *err);
+/* <run>_final if it is there: *path is NULL when it is not. Owned. */
+int pl_final_find(const pl_saver *s, char **path, pl_error *err);
 
 #endif

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -83,4 +84,27 @@ out:
 
 int pl_record_sync(pl_record *r, pl_error *err) {
     return fsync(r->fd) == 0 ? 0 : PL_FAIL(err, PL_E_IO, "metrics.jsonl: %s", strerror(errno));
+}
+
+int pl_record_last_step(int64_t *step, const char *dir, pl_error *err) {
+    static const char head[] = "{\"step\": ";
+    char *path = NULL;
+    pl_lines *lines = NULL;
+    int64_t last = 0;
+    int rc;
+    PL_GO(rc, pl_path_join(&path, dir, "metrics.jsonl", err));
+    if (pl_file_exists(path)) PL_GO(rc, pl_lines_open(&lines, path, LINE_BYTES, err));
+    while (lines) {
+        const char *line = NULL;
+        size_t n = 0;
+        PL_GO(rc, pl_lines_next(lines, &line, &n, err));
+        if (!line) break;
+        if (n >= sizeof head && strncmp(line, head, sizeof head - 1) == 0)
+            last = strtoll(line + sizeof head - 1, NULL, 10);
+    }
+    *step = last;
+out:
+    pl_lines_free(lines);
+    pl_free(path);
+    return rc;
 }

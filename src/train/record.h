@@ -19,5 +19,7 @@ int pl_record_write(pl_record *r, int64_t step, double epoch, const pl_values *v
                     pl_error *err);
 /* Everything written is on the disk (before a checkpoint that counts on it). */
 int pl_record_sync(pl_record *r, pl_error *err);
+/* The step of the last line of DIR/metrics.jsonl, 0 without one. */
+int pl_record_last_step(int64_t *step, const char *dir, pl_error *err);
 
 #endif

@@ -224,25 +224,66 @@ static int finish(pl_run *r, pl_error *err) {
  * ----------------------------------------------------------------------------------------------------------------------------------
  */
 
-static int resume(pl_run *r, pl_error *err) {
+/* A run that saved no checkpoint is over when its final model is there and its metrics reach the last step. What is
+ * there with fewer steps belongs to a shorter run: nothing continues it, and it is not ours to write over. */
+static int find_finished(pl_run *r, bool *over, pl_error *err) {
+    char *path = NULL;
+    int64_t steps = 0;
+    int rc;
+    PL_GO(rc, pl_final_find(&r->saver, &path, err));
+    if (!path) goto out;
+    PL_GO(rc, pl_record_last_step(&steps, r->c->output_dir, err));
+    if (steps != r->schedule.steps) {
+        rc = PL_FAIL(err, PL_E_STATE,
+                     "%s is the end of a run of %" PRId64 " steps that left no checkpoint to continue from: begin anew "
+                     "with --overwrite_output_dir, or choose another --out",
+                     path, steps);
+        goto out;
+    }
+    *over = true;
+    pl_log(PL_LOG_INFO, "this run is finished, all %" PRId64 " steps of it: %s stays as it is", steps, path);
+    emit(r, &(pl_train_event){.kind = PL_TRAIN_FINAL, .done = steps, .total = steps, .path = path});
+out:
+    pl_free(path);
+    return rc;
+}
+
+static int load_checkpoint(pl_run *r, const char *path, pl_error *err) {
+    int rc = pl_checkpoint_load(&r->saver, path, &r->state, &r->policy, &r->optimizer, err);
+    if (rc) return rc;
+    int64_t steps = r->schedule.steps;
+    if (r->state.step > steps)
+        return PL_FAIL(err, PL_E_MISMATCH, "the checkpoint is at step %" PRId64 ", the run would end at step %" PRId64,
+                       r->state.step, steps);
+    if (r->state.step == steps)
+        pl_log(PL_LOG_INFO, "%s: all %" PRId64 " steps of this run are done, nothing is left to train", path, steps);
+    else
+        pl_log(PL_LOG_INFO, "continuing from %s", path);
+    return 0;
+}
+
+/* *over: the run is finished, and nothing is to be done or written. */
+static int resume(pl_run *r, bool *over, pl_error *err) {
     char *path = NULL;
     const char *from = r->c->resume_from_checkpoint;
     int rc = 0;
     bool find = r->c->resume || (from && strcmp(from, "true") == 0);
     if (find)
-        rc = pl_checkpoint_find(&r->saver, &path, err);
+        PL_GO(rc, pl_checkpoint_find(&r->saver, &path, err));
     else if (from)
-        rc = pl_strdup(&path, from, err);
-    if (rc == 0 && path) rc = pl_checkpoint_load(&r->saver, path, &r->state, &r->policy, &r->optimizer, err);
-    if (rc == 0 && path)
-        pl_log(PL_LOG_INFO, "continuing from %s", path);
-    else if (rc == 0 && find)
+        PL_GO(rc, pl_strdup(&path, from, err));
+    if (path)
+        PL_GO(rc, load_checkpoint(r, path, err));
+    else if (find) {
+        PL_GO(rc, find_finished(r, over, err));
+        if (*over) goto out;
         pl_log(PL_LOG_INFO, "there is no checkpoint to continue from: starting anew");
-    if (rc == 0 && r->state.step > r->schedule.steps)
-        rc = PL_FAIL(err, PL_E_MISMATCH, "the checkpoint is at step %" PRId64 ", the run would end at step %" PRId64,
-                     r->state.step, r->schedule.steps);
+    }
+    PL_GO(rc, pl_run_write_config(r, err));
+    PL_GO(rc, pl_record_open(&r->record, r->c->output_dir, r->state.metrics_bytes, err));
+out:
     pl_free(path);
-    return rc ? rc : pl_record_open(&r->record, r->c->output_dir, r->state.metrics_bytes, err);
+    return rc;
 }
 
 static int record_step(pl_run *r, const pl_values *v, const pl_totals *t, double epoch, double seconds, double eta,
@@ -281,7 +322,9 @@ static int after_step(pl_run *r, double epoch, bool stopped, pl_error *err) {
         r->state.best_step = r->state.step;
         r->state.best_value = value;
     }
-    if (is_best || stopped || pl_schedule_due(&r->schedule, c->save_strategy, c->save_steps, r->state.step))
+    /* the last step too, as transformers' Trainer does: a longer run may go on from it */
+    bool at_end = last && c->save_strategy != PL_WHEN_NO;
+    if (is_best || stopped || at_end || pl_schedule_due(&r->schedule, c->save_strategy, c->save_steps, r->state.step))
         rc = save(r, err);
     return rc;
 }
@@ -317,6 +360,7 @@ int pl_train(pl_machine *machine, const char *command, const pl_config *c, const
              const pl_train_hooks *hooks, pl_error *err) {
     pl_fp_state fp;
     pl_run *r = NULL;
+    bool over = false;
     int rc = PL_NEW(&r, 1, err);
     if (rc) return rc;
     pl_fp_enter(&fp);
@@ -324,7 +368,8 @@ int pl_train(pl_machine *machine, const char *command, const pl_config *c, const
     PL_GO(rc, pl_run_open(r, err));
     emit(r, &(pl_train_event){.kind = PL_TRAIN_PLAN, .planned_bytes = r->planned_bytes});
     PL_GO(rc, precompute(r, err));
-    PL_GO(rc, resume(r, err));
+    PL_GO(rc, resume(r, &over, err));
+    if (over) goto out;
     PL_GO(rc, loop(r, err));
     PL_GO(rc, finish(r, err));
 out:

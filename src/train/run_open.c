@@ -444,7 +444,6 @@ int pl_run_open(pl_run *r, pl_error *err) {
     fill_saver(r);
     PL_GO(rc, prepare(r, err));
     PL_GO(rc, hash_inputs(r, err));
-    PL_GO(rc, pl_run_write_config(r, err));
     banner(r);
     state_memory(r);
 out:

@@ -79,6 +79,35 @@ same_run untouched "$work/full" "$work/again"
 run over dpo "${full[@]}" --out "$work/full" --overwrite_output_dir
 same_run overwritten "$work/full" "$work/again"
 
+# the last step is saved whatever save_steps is; a finished run says so and stays; a longer one goes on from there
+few=("${base[@]}" --lr_scheduler_type constant --save_strategy steps)
+run short dpo "${few[@]}" --max_steps 3 --out "$work/short"
+[ "$(cd "$work/short" && echo r-dpo_step*)" = r-dpo_step3 ] || fail "a run shorter than save_steps leaves: $(ls "$work/short")"
+cp -r "$work/short" "$work/kept"
+run finished dpo "${few[@]}" --max_steps 3 --out "$work/short" --resume
+grep -q 'r-dpo_step3: all 3 steps of this run are done' "$work/finished.stderr" || fail "finished: $(tail -n 2 "$work/finished.stderr")"
+diff -r "$work/short" "$work/kept" || fail "--resume changed a finished run"
+run longer dpo "${few[@]}" --max_steps 5 --out "$work/short" --resume
+run five dpo "${few[@]}" --max_steps 5 --out "$work/five"
+same_run longer "$work/five" "$work/short"
+# the last one counts for save_total_limit
+run one dpo "${few[@]}" --max_steps 3 --save_steps 2 --save_total_limit 1 --out "$work/one"
+[ "$(cd "$work/one" && echo r-dpo_step*)" = r-dpo_step3 ] || fail "save_total_limit 1 leaves: $(ls "$work/one")"
+# without checkpoints the final model tells that a run is over
+no=("${base[@]}" --lr_scheduler_type constant --save_strategy no --out "$work/no")
+run no dpo "${no[@]}" --max_steps 3
+ls -d "$work"/no/r-dpo_step* >/dev/null 2>&1 && fail "save_strategy no saves a step"
+rm -r "$work/kept" && cp -r "$work/no" "$work/kept"
+run no_again dpo "${no[@]}" --max_steps 3 --resume
+grep -q 'this run is finished, all 3 steps of it: .*/no/r-dpo_final stays as it is' "$work/no_again.stderr" ||
+  fail "finished without checkpoints: $(tail -n 2 "$work/no_again.stderr")"
+refuse 1 'no/r-dpo_final is the end of a run of 3 steps that left no checkpoint.*--overwrite_output_dir' dpo "${no[@]}" --max_steps 5 --resume
+diff -r "$work/no" "$work/kept" || fail "--resume changed a finished run that has no checkpoints"
+# one that was cut short and left neither begins anew
+rm -r "$work/no/r-dpo_final"
+run no_anew dpo "${no[@]}" --max_steps 3 --resume && grep -q 'starting anew' "$work/no_anew.stderr" || fail "no checkpoint, no final model"
+same_run anew "$work/kept" "$work/no"
+
 # one run at a time in a directory
 if command -v flock >/dev/null; then
   exec 9>"$work/again/.lock"
