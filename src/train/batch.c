@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "train/optimizer.h"
+
 int pl_batcher_take(pl_batcher *b, const pl_forest_caps *caps, pl_arena *arena, pl_error *err) {
     int rc;
     PL_GO(rc, PL_TAKE(arena, &b->policy_logp, caps->sequences, "objective", err));
@@ -36,15 +38,17 @@ double pl_batcher_units(const pl_batcher *b, const pl_dataset *d, const int64_t 
     return units;
 }
 
-/* "rows 12, 40 and 7 (lines 13, 41, 8)": what an error about a micro-batch names. */
+/* "rows 12 (line 13), 40 (line 41)": what an error about a micro-batch names. */
 static int name_rows(pl_error *err, int rc, const pl_dataset *d, const int64_t *rows, int64_t n) {
     char text[400];
     size_t at = 0;
-    for (int64_t i = 0; i < n && at < sizeof text - 40; i++) {
+    int64_t i = 0;
+    for (; i < n && at < sizeof text - 64; i++) {
         int k = snprintf(text + at, sizeof text - at, "%s%" PRId64 " (line %" PRId64 ")", i ? ", " : "",
                          d->rows[rows[i]].source, d->rows[rows[i]].line);
         at += (size_t)PL_MAX(k, 0);
     }
+    if (i < n) snprintf(text + at, sizeof text - at, " and %" PRId64 " more", n - i);
     return pl_error_context(err, rc, "row%s %s", n > 1 ? "s" : "", text);
 }
 
@@ -174,6 +178,34 @@ int pl_batcher_run(pl_batcher *b, pl_totals *t, const pl_dataset *d, const doubl
         done += take;
     }
     return rc;
+}
+
+/* Each micro-batch once more, from a gradient of zero. */
+static int blame_gradient(pl_batcher *b, const pl_dataset *d, const double *cached, const int64_t *rows, int64_t n,
+                          double units, pl_error *err) {
+    double norm;
+    for (int64_t done = 0; done < n;) {
+        pl_totals again = {0};
+        int64_t take = pl_forest_cut(d, rows + done, n - done, b->worker->budget_tok, 0);
+        pl_trainable_zero_grads(b->policy);
+        int rc = micro_batch(b, &again, d, cached, rows + done, take, done, true, units, err);
+        if (rc) return rc;
+        rc = pl_optimizer_norm(&norm, b->policy, b->worker->backend.ops, err);
+        if (rc) return name_rows(err, rc, d, rows + done, take);
+        done += take;
+    }
+    return 0;
+}
+
+int pl_batcher_norm(double *norm, pl_batcher *b, const pl_dataset *d, const double *cached, const int64_t *rows,
+                    int64_t n, double units, pl_error *err) {
+    pl_error narrow = {0};
+    int rc = pl_optimizer_norm(norm, b->policy, b->worker->backend.ops, err);
+    if (rc == 0) return 0;
+    int one = blame_gradient(b, d, cached, rows, n, units, &narrow);
+    if (one == 0) return name_rows(err, rc, d, rows, n); /* only the sum of all is not finite */
+    if (err) *err = narrow;
+    return one;
 }
 
 void pl_values_add(pl_values *v, const char *prefix, const char *name, double value) {

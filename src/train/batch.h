@@ -38,6 +38,10 @@ double pl_batcher_units(const pl_batcher *b, const pl_dataset *d, const int64_t 
  * log-probs by row of d, or NULL for a live reference. PL_E_NUMERIC names rows and layer. */
 int pl_batcher_run(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *cached, const int64_t *rows,
                    int64_t n, bool train, double units, pl_error *err);
+/* Norm of the gradient that pl_batcher_run made of these rows. Not finite: PL_E_NUMERIC names layer, tensor and rows,
+ * for which the step runs again, and the gradient is lost. */
+int pl_batcher_norm(double *norm, pl_batcher *b, const pl_dataset *d, const double *cached, const int64_t *rows,
+                    int64_t n, double units, pl_error *err);
 /* t->metrics as TRL's names and values behind `prefix` ("" or "eval_"): fills out[], returns their number. num_tokens
  * is given. The names are written into `names` (PL_NAME_BYTES each). */
 #define PL_NAME_BYTES 64

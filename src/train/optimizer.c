@@ -2,6 +2,7 @@
 #include "train/optimizer.h"
 
 #include <math.h>
+#include <stdio.h>
 
 int pl_optimizer_take(pl_optimizer *o, const pl_config *c, const pl_trainable *t, pl_arena *arena, pl_error *err) {
     *o = (pl_optimizer){.beta1 = c->adam_beta1,
@@ -13,11 +14,21 @@ int pl_optimizer_take(pl_optimizer *o, const pl_config *c, const pl_trainable *t
     return rc ? rc : PL_TAKE(arena, &o->v, t->elements, "optimizer", err);
 }
 
+/* A number that is not finite spreads to everything behind it, so the last tensor that holds one had it first. */
+static int fail_norm(const pl_trainable *t, const pl_ops *ops, pl_error *err) {
+    char place[48] = "";
+    int64_t i = t->n - 1;
+    while (i > 0 && isfinite(ops->sum_squares(t->params[i].grad, t->params[i].n))) i--;
+    if (t->params[i].layer >= 0) snprintf(place, sizeof place, "layer %" PRId64 ": ", t->params[i].layer);
+    return PL_FAIL(err, PL_E_NUMERIC, "%sthe gradient of %s is not finite (the first one on the way back)", place,
+                   t->params[i].name);
+}
+
 int pl_optimizer_norm(double *norm, const pl_trainable *t, const pl_ops *ops, pl_error *err) {
     double sum = 0;
     for (int64_t i = 0; i < t->n; i++) {
         double part = ops->sum_squares(t->params[i].grad, t->params[i].n);
-        if (!isfinite(part)) return PL_FAIL(err, PL_E_NUMERIC, "the gradient of %s is not finite", t->params[i].name);
+        if (!isfinite(part)) return fail_norm(t, ops, err);
         sum += part;
     }
     *norm = sqrt(sum);

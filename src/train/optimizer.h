@@ -12,7 +12,8 @@ typedef struct pl_optimizer {
 } pl_optimizer;
 
 int pl_optimizer_take(pl_optimizer *o, const pl_config *c, const pl_trainable *t, pl_arena *arena, pl_error *err);
-/* The global gradient norm before clipping. PL_E_NUMERIC names the first tensor whose gradient is not finite. */
+/* The global gradient norm before clipping. PL_E_NUMERIC names the tensor whose gradient is not
+ * finite, and of several the one that the backward pass came to first. */
 int pl_optimizer_norm(double *norm, const pl_trainable *t, const pl_ops *ops, pl_error *err);
 /* Clips (torch's clip_grad_norm_) and steps. */
 void pl_optimizer_step(pl_optimizer *o, pl_trainable *t, double norm, double rate, const pl_ops *ops);

@@ -84,16 +84,17 @@ static int check_step0(const pl_run *r, const pl_totals *t, pl_error *err) {
 static int optimizer_step(pl_run *r, pl_totals *t, double *norm, double *rate, pl_error *err) {
     const int64_t *rows = NULL;
     int64_t n = 0;
+    double units;
     int rc;
     PL_GO(rc, pl_model_check(&r->model, err));
     PL_GO(rc, pl_model_check(&r->reference.model, err));
     PL_GO(rc, pl_schedule_rows(&r->schedule, r->state.step, &rows, &n, err));
     key_dropout(r, r->state.step);
     pl_trainable_zero_grads(&r->policy);
-    PL_GO(rc, pl_batcher_run(&r->batcher, t, r->train, r->cached, rows, n, true,
-                             pl_batcher_units(&r->batcher, r->train, rows, n), err));
+    units = pl_batcher_units(&r->batcher, r->train, rows, n);
+    PL_GO(rc, pl_batcher_run(&r->batcher, t, r->train, r->cached, rows, n, true, units, err));
     if (r->state.step == 0) PL_GO(rc, check_step0(r, t, err));
-    PL_GO(rc, pl_optimizer_norm(norm, &r->policy, r->backend.ops, err));
+    PL_GO(rc, pl_batcher_norm(norm, &r->batcher, r->train, r->cached, rows, n, units, err));
     *rate = pl_schedule_rate(&r->schedule, r->state.step);
     pl_optimizer_step(&r->optimizer, &r->policy, *norm, *rate, r->backend.ops);
     r->state.step++;

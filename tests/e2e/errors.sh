@@ -85,12 +85,12 @@ sed -i 's/"hidden_size": *32/"hidden_size": 48/' "$work/m/config.json"
 refuse 1 'model.safetensors|hidden_size|rows|cols' dpo --model "$work/m" --data pairs --out "$work/run"
 model
 # A NaN in one tensor: every command says where it comes from and leaves nothing behind.
-poison() { # DIR TENSOR: NaN into its first element
+poison() { # DIR TENSOR [BYTES]: NaN, or these bytes, into its first elements
   local file=$1/model.safetensors head at
   head=$(od -An -tu8 -N8 "$file" | tr -d ' ')
   at=$(head -c $((8 + head)) "$file" | tail -c "$head" | grep -oE "\"$2\": *\{[^}]*\"data_offsets\": *\[[0-9]+" | grep -oE '[0-9]+$')
   [ -n "$at" ] || fail "no tensor $2 in $file"
-  printf '\000\000\300\177' | dd of="$file" bs=1 seek=$((8 + head + at)) conv=notrunc 2>/dev/null
+  printf "${3:-\\000\\000\\300\\177}" | dd of="$file" bs=1 seek=$((8 + head + at)) conv=notrunc 2>/dev/null
 }
 nan() { # PLACE TENSOR
   local place=$1 tensor=$2 named="the first such value comes out of $1, and $2 holds one" run
@@ -126,6 +126,18 @@ cp -r runs/dpo_lora/adapter_init "$work/a" && mv "$work/a/adapter_model.safetens
   poison "$work/a" base_model.model.model.layers.1.mlp.down_proj.lora_B.weight && mv "$work/a/model.safetensors" "$work/a/adapter_model.safetensors"
 refuse 1 'out of layer 1, and base_model.model.model.layers.1.mlp.down_proj.lora_B.weight holds one' \
   logps --model llama --adapter "$work/a" --data pairs/train.jsonl
+# a gradient that overflows while every log-prob is finite: a column of B is huge, and what comes to it through A is zero. The
+# step is narrowed down to the rows whose gradient it is, and to the tensor that the backward pass came to first.
+rm -r "$work/a" && cp -r runs/dpo_lora/adapter_init "$work/a" && mv "$work/a/adapter_model.safetensors" "$work/a/model.safetensors"
+module=base_model.model.model.layers.1.mlp.up_proj
+poison "$work/a" $module.lora_A.weight "$(printf '\\000%.0s' $(seq 128))" && poison "$work/a" $module.lora_B.weight '\377\377\177\177'
+mv "$work/a/model.safetensors" "$work/a/adapter_model.safetensors"
+cp -r "$work/a" "$work/a1" && mv "$work/a1/adapter_model.safetensors" "$work/a1/model.safetensors" &&
+  poison "$work/a1" $module.lora_B.weight '\316\227\100\173' && mv "$work/a1/model.safetensors" "$work/a1/adapter_model.safetensors" # 1e36
+huge=(dpo "${ok[@]}" --max_length 128 --bf16 false --beta 1000 --train_sampling_strategy sequential --overwrite_output_dir)
+refuse 1 "step 1: row 0 .line 1.: layer 1: the gradient of $module.lora_A.weight is not finite" "${huge[@]}" --adapter "$work/a" --micro_batch_tokens 1
+refuse 1 "step 1: row 1 .line 2.: layer 1: the gradient of $module.lora_A" "${huge[@]}" --adapter "$work/a1" --micro_batch_tokens 1
+refuse 1 "step 1: rows 0 .line 1., 1 .line 2..*, 7 .line 8.: layer 1: the gradient of $module.lora_A" "${huge[@]}" --adapter "$work/a"
 # numbers that overflow although all weights are finite: a learning rate beyond reason
 refuse 1 'step [0-9]+: .*(all weights are finite|not finite)' dpo "${ok[@]}" --max_length 128 --learning_rate 100 --max_grad_norm 0 --bf16 false \
   --overwrite_output_dir --max_steps 30 --save_strategy no
