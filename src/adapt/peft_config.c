@@ -309,10 +309,9 @@ int pl_peft_config_load(pl_peft_config *out, const char *dir, pl_error *err) {
     size_t n;
     int rc;
     PL_GO(rc, pl_path_join(&path, dir, PL_PEFT_CONFIG, err));
+    if (!pl_dir_exists(dir)) PL_GO(rc, pl_dir_missing(dir, err));
     if (!pl_file_exists(path))
-        PL_GO(rc, PL_FAIL(err, PL_E_IO, "%s: %s", dir,
-                          pl_dir_exists(dir) ? "no adapter_config.json: not a PEFT adapter directory"
-                                             : "no such directory"));
+        PL_GO(rc, PL_FAIL(err, PL_E_IO, "%s: no adapter_config.json: not a PEFT adapter directory", dir));
     PL_GO(rc, pl_file_read(&text, &n, path, MAX_BYTES, err));
     rc = pl_peft_config_parse(out, text, n, path, err);
 out:

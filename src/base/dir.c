@@ -21,6 +21,28 @@ const char *pl_path_base(const char *path) {
     return slash ? slash + 1 : path;
 }
 
+/* "organisation/name", as the Hub names what it holds; not when there is such a folder here. */
+static bool is_hub_name(const char *s) {
+    const char *slash = strchr(s, '/');
+    if (!slash || slash == s || !slash[1] || *s == '.') return false;
+    char owner[128];
+    snprintf(owner, sizeof owner, "%.*s", (int)(slash - s), s);
+    if (pl_dir_exists(owner)) return false;
+    for (; *s; s++) {
+        bool letter = (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') || (*s >= '0' && *s <= '9');
+        if (!letter && *s != '-' && *s != '_' && *s != '.' && s != slash) return false;
+    }
+    return true;
+}
+
+int pl_dir_missing(const char *path, pl_error *err) {
+    bool hub = is_hub_name(path);
+    return PL_FAIL(err, PL_E_IO,
+                   "%s: no such directory here. plumb never downloads: get it first (from the Hugging Face Hub: "
+                   "`hf download %s --local-dir DIR`) and give its directory",
+                   path, hub ? path : "NAME");
+}
+
 int pl_dir_make(const char *path, pl_error *err) {
     char *p = NULL;
     int rc = pl_strdup(&p, path, err);

@@ -10,6 +10,9 @@
 int pl_file_read(char **data, size_t *len, const char *path, size_t max_bytes, pl_error *err);
 bool pl_file_exists(const char *path);
 bool pl_dir_exists(const char *path);
+/* The error for a model or an adapter whose directory is not there: says that nothing is downloaded, and how to get it.
+ */
+int pl_dir_missing(const char *path, pl_error *err);
 
 /* A read-only map of a whole regular file. An empty file maps to data == NULL, len == 0. Reading a part that was cut
  * off the file since is SIGBUS, which a library cannot turn into an error: who reads for long calls pl_map_check now

@@ -169,10 +169,9 @@ int pl_arch_load(pl_arch *out, const char *dir, pl_error *err) {
     pl_json *config = NULL, *generation = NULL;
     PL_GO(rc, pl_path_join(&path, dir, "config.json", err));
     PL_GO(rc, pl_path_join(&generation_path, dir, "generation_config.json", err));
+    if (!pl_dir_exists(dir)) PL_GO(rc, pl_dir_missing(dir, err));
     if (!pl_file_exists(path))
-        PL_GO(rc,
-              PL_FAIL(err, PL_E_IO, "%s: %s", dir,
-                      pl_dir_exists(dir) ? "no config.json: not a Hugging Face model directory" : "no such directory"));
+        PL_GO(rc, PL_FAIL(err, PL_E_IO, "%s: no config.json: not a Hugging Face model directory", dir));
     PL_GO(rc, pl_json_load(&config, path, MAX_CONFIG_BYTES, err));
     if (pl_file_exists(generation_path)) PL_GO(rc, pl_json_load(&generation, generation_path, MAX_CONFIG_BYTES, err));
     rc = pl_arch_parse(out, config, generation, path, err);

@@ -277,7 +277,7 @@ out:
 
 static int no_weights(const char *dir, pl_error *err) {
     static const char *const pickles[] = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
-    if (!pl_dir_exists(dir)) return PL_FAIL(err, PL_E_IO, "%s: no such directory", dir);
+    if (!pl_dir_exists(dir)) return pl_dir_missing(dir, err);
     for (int64_t i = 0; i < PL_LEN(pickles); i++) {
         char *path = NULL;
         int rc = pl_path_join(&path, dir, pickles[i], err);

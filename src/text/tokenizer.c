@@ -124,6 +124,7 @@ int pl_tokenizer_open(pl_tokenizer **out, const char *model_dir, pl_error *err) 
     size_t len;
     pl_json *config = NULL, *map = NULL;
     PL_GO(rc, pl_path_join(&path, model_dir, "tokenizer.json", err));
+    if (!pl_dir_exists(model_dir)) PL_GO(rc, pl_dir_missing(model_dir, err));
     if (!pl_file_exists(path)) {
         rc = PL_FAIL(err, PL_E_IO,
                      "%s: no such file (vocab.json with merges.txt and tokenizer.model are not read: save the "

@@ -51,6 +51,16 @@ rm -rf "$work/run"
 # files
 refuse 1 'nothere' dpo "${ok[@]:2}" --model nothere
 refuse 1 'plumb never downloads' dpo --model llama --data Anthropic/hh-rlhf --out "$work/run"
+hub='no such directory here. plumb never downloads: get it first \(from the Hugging Face Hub: `hf download'
+get="meta-llama/Llama-3.2-1B: $hub meta-llama/Llama-3.2-1B --local-dir DIR"
+refuse 1 "plumb dpo: $get" dpo --model meta-llama/Llama-3.2-1B --data pairs --out "$work/run"
+refuse 1 "ref_model: $get" dpo --model llama --ref_model meta-llama/Llama-3.2-1B --data pairs --out "$work/run"
+refuse 1 "adapter me/mine: me/mine: $hub me/mine " dpo --model llama --adapter me/mine --data pairs --out "$work/run"
+for command in 'logps --data pairs' 'generate --prompt a' 'tokenize --text a'; do
+  # shellcheck disable=SC2086
+  refuse 1 "$get" $command --model meta-llama/Llama-3.2-1B
+done
+refuse 1 "runs/nothere: $hub NAME " logps --data pairs --model runs/nothere # a path of this machine, by its look
 : >"$work/empty.jsonl"
 refuse 1 'empty.jsonl' dpo --model llama --data "$work/empty.jsonl" --out "$work/run"
 echo '{"prompt": "a", "chosen": 3, "rejected": "c"}' >"$work/types.jsonl"
