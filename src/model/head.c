@@ -24,7 +24,8 @@ int pl_head_take(pl_head *h, const pl_arch *a, const pl_backend *backend, const 
     PL_GO(rc, PL_TAKE(arena, &h->h, R * a->C, TAG, err));
     PL_GO(rc, PL_TAKE(arena, &h->x, R * a->C, TAG, err));
     PL_GO(rc, PL_TAKE(arena, &h->rstd, R, TAG, err));
-    PL_GO(rc, PL_TAKE(arena, &h->lse, R, TAG, err));
+    PL_GO(rc, PL_TAKE(arena, &h->max, R, TAG, err));
+    PL_GO(rc, PL_TAKE(arena, &h->sum, R, TAG, err));
     if (spec->training && !spec->trained) PL_GO(rc, PL_TAKE(arena, &h->m, R * a->C, TAG, err));
     if (spec->training) PL_GO(rc, PL_TAKE(arena, &h->dh, R * a->C, TAG, err));
     PL_GO(rc, PL_TAKE(arena, &h->z, (PL_HEAD_ROWS + PL_ROW_SLACK) * tile, TAG, err));
@@ -174,13 +175,14 @@ static void zero_targets(pl_head *h, const pl_forest *f, int64_t r0, int64_t row
 static void finish_rows(pl_head *h, const pl_forest *f, int64_t r0, int64_t rows) {
     for (int64_t r = 0; r < rows; r++) {
         const pl_head_stat *s = &h->stat[r];
-        real lse = s->max + r_log(s->sum);
-        h->lse[r0 + r] = lse;
-        h->entropy[r0 + r] = lse - s->sum_z / s->sum;
+        real log_sum = r_log(s->sum); /* never max + log_sum: that would cost a sure token the last digits of 1 - p */
+        h->max[r0 + r] = s->max;
+        h->sum[r0 + r] = s->sum;
+        h->entropy[r0 + r] = log_sum - (s->sum_z / s->sum - s->max);
         h->sum_p2[r0 + r] = r_log(s->sum2) - 2 * r_log(s->sum);
         h->mean_logit[r0 + r] = s->total / (double)h->arch->V;
         for (int64_t i = h->first[r0 + r]; i < h->first[r0 + r + 1]; i++) {
-            h->logp[h->order[i]] = h->zy[h->order[i]] - lse;
+            h->logp[h->order[i]] = (h->zy[h->order[i]] - s->max) - log_sum;
             h->is_argmax[h->order[i]] = target_id(h, f, i) == s->argmax;
         }
         h->rescale[r] = 1 / s->sum;
@@ -276,7 +278,7 @@ static void backward_frozen(pl_head *h, const pl_weights *w, const pl_forest *f,
 static void tile_gradient(pl_head *h, const pl_forest *f, const double *c, int64_t r0, int64_t rows, int64_t v0,
                           int64_t n) {
     int64_t ld = PL_MIN(h->arch->V, PL_HEAD_TILE);
-    h->backend.ops->head_softmax(h->z, ld, rows, n, h->lse + r0, h->coef);
+    h->backend.ops->head_softmax(h->z, ld, rows, n, h->max + r0, h->coef);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = h->first[r0 + r]; i < h->first[r0 + r + 1]; i++) {
             int64_t id = target_id(h, f, i) - v0;
@@ -288,7 +290,7 @@ static int backward_trained(pl_head *h, const pl_weights *w, real *dw, const pl_
                             int64_t rows, pl_error *err) {
     int64_t C = h->arch->C, V = h->arch->V;
     int rc = 0;
-    for (int64_t r = 0; r < rows; r++) h->coef[r] = (real)-coef_sum(h, c, r0 + r);
+    for (int64_t r = 0; r < rows; r++) h->coef[r] = (real)-coef_sum(h, c, r0 + r) / h->sum[r0 + r];
     memset(h->dh + r0 * C, 0, (size_t)(rows * C) * sizeof *h->dh);
     for (int64_t v0 = 0; rc == 0 && v0 < V; v0 += PL_HEAD_TILE) {
         int64_t n = PL_MIN(PL_HEAD_TILE, V - v0);

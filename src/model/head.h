@@ -35,7 +35,8 @@ typedef struct pl_head {
     real *h;    /* [R,C] normed rows */
     real *x;    /* [R,C] rows before the norm */
     real *rstd; /* [R] */
-    real *lse;  /* [R] */
+    real *max;  /* [R] largest logit */
+    real *sum;  /* [R] of exp(logit - max) */
     real *m;    /* [R,C]; NULL when the head is trained or there is no backward pass */
     real *dh;   /* [R,C] */
     /* scratch of one chunk */
