@@ -67,6 +67,7 @@ int main(int argc, char **argv) {
     const char *const *args = (const char *const *)argv;
     pl_error err = {0};
     cli_ui ui;
+    cli_spin_shortly(argv);
     cli_ui_init(&ui, argc - 1, args + 1);
     cli_catch_bus_error();
     if (argc < 2) {
