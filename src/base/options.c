@@ -61,7 +61,7 @@ static int64_t distance(const char *a, size_t na, const char *b, size_t nb) {
     return d[na % 3][nb];
 }
 
-static const char *nearest(const pl_options *o, const char *name, size_t len, bool *close) {
+static const char *nearest(const pl_options *o, const char *name, size_t len, int64_t *edits) {
     const char *best = NULL;
     int64_t least = INT64_MAX;
     for (int64_t i = 0; i < o->nslots; i++) {
@@ -74,14 +74,14 @@ static const char *nearest(const pl_options *o, const char *name, size_t len, bo
             best = row->name;
         }
     }
-    *close = least <= PL_MAX((int64_t)len / 3, 2);
+    *edits = least;
     return best;
 }
 
 /* No option has this name here. before: "dpo.yaml:3: " or "--". */
 static int unknown(const pl_options *o, const char *before, const char *name, size_t len, pl_error *err) {
-    bool close = false;
-    const char *near = nearest(o, name, len, &close);
+    int64_t edits = 0, few = (int64_t)len / 3;
+    const char *near = nearest(o, name, len, &edits);
     if (!near) near = "--help"; /* a name longer than any of ours */
     char owners[200] = "";
     for (const pl_command *const *c = o->all; c && *c; c++) {
@@ -92,10 +92,13 @@ static int unknown(const pl_options *o, const char *before, const char *name, si
         }
     }
     int shown = (int)PL_MIN(len, (size_t)100);
-    if (owners[0])
-        return PL_FAIL(err, PL_E_OPTION,
-                       "%s%.*s: plumb %s does not use it (it belongs to plumb %s); the nearest here is `%s`", before,
-                       shown, name, o->command->name, owners, near);
+    bool close = edits <= PL_MAX(few, 2);
+    if (owners[0]) { /* a name that is right elsewhere: only one that could have been meant helps */
+        bool meant = edits <= few;
+        return PL_FAIL(err, PL_E_OPTION, "%s%.*s: plumb %s does not use it (it belongs to plumb %s)%s%s%s", before,
+                       shown, name, o->command->name, owners, meant ? "; the nearest here is `" : "", meant ? near : "",
+                       meant ? "`" : "");
+    }
     return PL_FAIL(err, PL_E_OPTION, "%s%.*s: plumb %s has no such option; %s `%s`%s", before, shown, name,
                    o->command->name, close ? "did you mean" : "the nearest is", near, close ? "?" : "");
 }

@@ -4,8 +4,9 @@
 #include "data/dataset.h"
 #include "plumb/log.h"
 
-static void log_count(const char *path, int64_t n, const char *words) {
-    if (n > 0) pl_log(PL_LOG_INFO, "%s: %" PRId64 " %s", path, n, words);
+/* "pairs.jsonl: 1 row truncated" */
+static void log_count(const char *path, int64_t n, const char *thing, const char *words) {
+    if (n > 0) pl_log(PL_LOG_INFO, "%s: %" PRId64 " %s%s %s", path, n, thing, n > 1 ? "s" : "", words);
 }
 
 /* "pairs.jsonl: 4 rows with an empty answer (lines 87, 517, 926, 1104)" */
@@ -17,7 +18,8 @@ static void log_note(const char *path, const pl_data_note *note, const char *wor
         at += snprintf(lines + at, sizeof lines - (size_t)at, "%s%" PRId64, i ? ", " : "", note->lines[i]);
     if (note->n > listed) snprintf(lines + at, sizeof lines - (size_t)at, ", ...");
     if (note->n > 0)
-        pl_log(PL_LOG_INFO, "%s: %" PRId64 " %s (line%s %s)", path, note->n, words, note->n > 1 ? "s" : "", lines);
+        pl_log(PL_LOG_INFO, "%s: %" PRId64 " row%s %s (line%s %s)", path, note->n, note->n > 1 ? "s" : "", words,
+               note->n > 1 ? "s" : "", lines);
 }
 
 static void log_seams(const pl_dataset *d, const char *path) {
@@ -36,17 +38,17 @@ static void log_seams(const pl_dataset *d, const char *path) {
 
 void pl_dataset_log(const pl_dataset *d, const char *path) {
     const pl_data_report *r = &d->report;
-    pl_log(PL_LOG_INFO, "%s: %" PRId64 " rows read, %" PRId64 " kept; longest row %" PRId64 " tokens", path, r->read,
-           r->kept, d->longest_row);
+    pl_log(PL_LOG_INFO, "%s: %" PRId64 " row%s read, %" PRId64 " kept; longest row %" PRId64 " tokens", path, r->read,
+           r->read == 1 ? "" : "s", r->kept, d->longest_row);
     log_seams(d, path);
-    log_note(path, &r->empty, "rows with an empty answer");
-    log_count(path, r->dropped_empty, "rows dropped: empty answer");
-    log_note(path, &r->differing, "rows with differing prompts");
-    log_note(path, &r->further, "rows with a further turn in an answer");
-    log_note(path, &r->identical, "rows with identical answers");
-    log_note(path, &r->repeated, "rows whose answers repeat the prompt");
-    log_note(path, &r->double_bos, "rows with two BOS tokens at their start");
-    log_count(path, r->truncated, "rows truncated");
-    log_count(path, r->lost_eos, "answers lost their EOS token to truncation");
-    log_count(path, r->dropped_long, "rows dropped: prompt as long as max_length");
+    log_note(path, &r->empty, "with an empty answer");
+    log_count(path, r->dropped_empty, "row", "dropped: empty answer");
+    log_note(path, &r->differing, "with differing prompts");
+    log_note(path, &r->further, "with a further turn in an answer");
+    log_note(path, &r->identical, "with identical answers");
+    log_note(path, &r->repeated, "whose answers repeat the prompt");
+    log_note(path, &r->double_bos, "beginning with two BOS tokens");
+    log_count(path, r->truncated, "row", "truncated");
+    log_count(path, r->lost_eos, "answer", "lost the EOS token to truncation");
+    log_count(path, r->dropped_long, "row", "dropped: prompt as long as max_length");
 }

@@ -42,13 +42,13 @@ static int keep(void *user, const pl_worker *k, int64_t first, int64_t n, pl_err
 
 static int score_both(pl_scorer *s, double *policy, double *reference, const pl_score_hooks *hooks, pl_error *err) {
     scores p = {s->data, policy}, r = {s->data, reference};
-    int64_t n = s->data->n, total = s->reference == PL_SCORE_NO_REFERENCE ? n : 2 * n;
+    int64_t passes = s->reference == PL_SCORE_NO_REFERENCE ? 1 : 2;
     const pl_session *model = s->reference == PL_SCORE_REF_MODEL ? &s->other : &s->policy;
     pl_fp_state fp;
     pl_fp_enter(&fp);
-    int rc = pl_scorer_pass(s, &s->policy, pl_session_lora(&s->policy), keep, &p, hooks, 0, total, err);
-    if (rc == 0 && total > n) {
-        rc = pl_scorer_pass(s, model, NULL, keep, &r, hooks, n, total, err);
+    int rc = pl_scorer_pass(s, &s->policy, pl_session_lora(&s->policy), keep, &p, hooks, 0, passes, err);
+    if (rc == 0 && passes > 1) {
+        rc = pl_scorer_pass(s, model, NULL, keep, &r, hooks, 1, passes, err);
         if (rc) rc = pl_error_context(err, rc, "reference");
     }
     pl_fp_leave(&fp);

@@ -42,7 +42,7 @@ int pl_scorer_logps(pl_scorer *s, pl_score_sink *sink, void *user, const pl_scor
     receiver r = {s, sink, user};
     pl_fp_state fp;
     pl_fp_enter(&fp);
-    int rc = pl_scorer_pass(s, &s->policy, pl_session_lora(&s->policy), hand_over, &r, hooks, 0, s->data->n, err);
+    int rc = pl_scorer_pass(s, &s->policy, pl_session_lora(&s->policy), hand_over, &r, hooks, 0, 1, err);
     pl_fp_leave(&fp);
     return rc;
 }

@@ -166,7 +166,7 @@ static int locate(pl_worker *k, const pl_weights *w, const pl_lora *lora, pl_err
 }
 
 int pl_scorer_pass(pl_scorer *s, const pl_session *model, const pl_lora *lora, pl_score_batch *batch, void *user,
-                   const pl_score_hooks *hooks, int64_t done, int64_t total, pl_error *err) {
+                   const pl_score_hooks *hooks, int64_t pass, int64_t passes, pl_error *err) {
     const pl_weights *w = &model->model.stored;
     const pl_dataset *d = s->data;
     pl_worker k;
@@ -183,7 +183,7 @@ int pl_scorer_pass(pl_scorer *s, const pl_session *model, const pl_lora *lora, p
         if (rc == PL_E_NUMERIC) rc = locate(&k, w, lora, err);
         if (rc) return rc;
         at += n;
-        if (hooks && hooks->progress) hooks->progress(hooks->user, done + at, total);
+        if (hooks && hooks->progress) hooks->progress(hooks->user, (pass * d->n + at) / passes, d->n);
         if (hooks && hooks->stop && hooks->stop(hooks->user))
             return PL_FAIL(err, PL_E_INTERRUPTED, "stopped after %" PRId64 " rows", at);
     }

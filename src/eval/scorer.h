@@ -28,8 +28,9 @@ struct pl_scorer {
 
 /* Called with the micro-batch of rows [first, first + n) behind the worker's head. */
 typedef int pl_score_batch(void *user, const pl_worker *k, int64_t first, int64_t n, pl_error *err);
-/* One pass over all rows, in order. PL_E_INTERRUPTED when hooks say so. done, total: of the progress. */
+/* Pass number `pass`, from 0, of `passes` over all rows, in order. PL_E_INTERRUPTED when hooks say so. The progress
+ * counts a row once, by its share of all passes. */
 int pl_scorer_pass(pl_scorer *s, const pl_session *model, const pl_lora *lora, pl_score_batch *batch, void *user,
-                   const pl_score_hooks *hooks, int64_t done, int64_t total, pl_error *err);
+                   const pl_score_hooks *hooks, int64_t pass, int64_t passes, pl_error *err);
 
 #endif

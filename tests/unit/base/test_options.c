@@ -108,7 +108,9 @@ static const pl_option file_rows[] = {
     {.name = "output_dir", .type = PL_OPT_STR, .offset = offsetof(files, out), .help = "where results go"},
     {0}};
 static const pl_option kto_rows[] = {
-    {.name = "desirable_weight", .type = PL_OPT_F64, .fallback = "1", .help = "weight"}, {0}};
+    {.name = "desirable_weight", .type = PL_OPT_F64, .fallback = "1", .help = "weight"},
+    {.name = "max_lengths", .type = PL_OPT_F64, .fallback = "1", .help = "two of them"},
+    {0}};
 static const pl_option *const tables[] = {rows, file_rows, NULL};
 static const pl_option *const kto_tables[] = {kto_rows, NULL};
 static const pl_option_default dpo_defaults[] = {{"learning_rate", "1e-6"}, {NULL, NULL}};
@@ -233,6 +235,7 @@ static void bad_arguments(void **state) {
         {"--lora", "5", "did you mean `lora_target_modules`?"},
         {"--zzzzzzzzzzzzzzzz", "5", "the nearest is `"},
         {"--desirable_weight", "5", "it belongs to plumb kto"},
+        {"--max_lengths", "5", "it belongs to plumb kto); the nearest here is `max_length`"},
         {"--no_beta", "5", "no such option"},
         {"--run_name", "--beta", "--run_name: a value is missing"},
         {"--lora_target_modules", "--beta", "a value is missing"},
@@ -252,6 +255,10 @@ static void bad_arguments(void **state) {
         close_world(&w);
     }
     world w;
+    open_world(&w);
+    assert_int_equal(ARGS(&w, "--desirable_weight", "5"), PL_E_OPTION);
+    assert_null(strstr(w.e.text, "nearest")); /* there is nothing like it */
+    close_world(&w);
     open_world(&w);
     assert_int_equal(ARGS(&w, "--beta", "1", "--beta", "2"), PL_E_OPTION);
     wants_text(&w, "beta is given twice");
@@ -377,7 +384,7 @@ static void texts(void **state) {
     pl_buf_clear(&b);
     assert_int_equal(pl_commands_write_completion(&b, "plumb", all, &e), 0);
     assert_non_null(strstr(b.data, "dpo:--lr_scheduler_type) words=\"linear cosine constant no\""));
-    assert_non_null(strstr(b.data, "kto) words=\"--help --desirable_weight\""));
+    assert_non_null(strstr(b.data, "kto) words=\"--help --desirable_weight --max_lengths\""));
     pl_buf_clear(&b);
     assert_int_equal(pl_commands_write_man(&b, "plumb", "0.1", "aligns language models", all, &e), 0);
     assert_non_null(strstr(b.data, ".TP\n\\fB\\-\\-learning_rate\\fR \\fIX\\fR\npeak learning rate"));

@@ -305,10 +305,10 @@ static void test_words(void **state) {
     assert_int_equal(d->rows[1].line, 4);
     static const char *const words[] = {
         "hh.jsonl: 4 rows read, 4 kept",
-        "hh.jsonl: 1 rows with an empty answer (line 4)\n",
-        "hh.jsonl: 1 rows with differing prompts (line 5)\n",
-        "hh.jsonl: 1 rows with a further turn in an answer (line 5)\n",
-        "hh.jsonl: 1 rows with identical answers (line 6)\n",
+        "hh.jsonl: 1 row with an empty answer (line 4)\n",
+        "hh.jsonl: 1 row with differing prompts (line 5)\n",
+        "hh.jsonl: 1 row with a further turn in an answer (line 5)\n",
+        "hh.jsonl: 1 row with identical answers (line 6)\n",
         "hh.jsonl: prompt/answer seam: 8 answers tokenized jointly, 0 as a continuation\n",
     };
     for (int64_t i = 0; i < PL_LEN(words); i++)
@@ -325,7 +325,7 @@ static void test_words(void **state) {
     log_end();
     assert_int_equal(d->n, 3);
     assert_int_equal(d->rows[1].source, 2);
-    if (!strstr(log.text, "1 rows dropped: empty answer\n") || !strstr(log.text, "hh.jsonl: 1 rows truncated\n"))
+    if (!strstr(log.text, "1 row dropped: empty answer\n") || !strstr(log.text, "hh.jsonl: 1 row truncated\n"))
         fail_msg("%s", log.text);
     pl_dataset_free(d);
 
@@ -337,7 +337,7 @@ static void test_words(void **state) {
     pl_dataset_log(d, "f");
     log_end();
     if (!strstr(log.text, "columns that are not used: \"id\", \"score\"\n") ||
-        !strstr(log.text, "f: 1 rows dropped: prompt as long as max_length\n") || !strstr(log.text, "debug: "))
+        !strstr(log.text, "f: 1 row dropped: prompt as long as max_length\n") || !strstr(log.text, "debug: "))
         fail_msg("%s", log.text);
     pl_dataset_free(d);
     pl_tokenizer_free(tok);

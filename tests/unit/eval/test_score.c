@@ -77,11 +77,27 @@ static void score(got *g, const pl_score_options *o) {
     pl_scorer_free(s);
 }
 
+typedef struct seen {
+    int64_t done, total, calls;
+} seen;
+
+/* Progress goes up, and every row counts once, however many passes there are. */
+static void watch(void *user, int64_t done, int64_t total) {
+    seen *w = user;
+    assert_true(done >= w->done && done <= total);
+    assert_true(w->calls == 0 || total == w->total);
+    *w = (seen){done, total, w->calls + 1};
+}
+
 static pl_eval_result evaluate(const pl_score_options *o, const pl_eval_options *e) {
     pl_scorer *s = NULL;
     pl_eval_result r;
+    seen w = {0};
+    pl_score_hooks hooks = {.user = &w, .progress = watch};
     MUST(pl_scorer_open(&s, machine, o, e, err));
-    MUST(pl_scorer_eval(s, &r, NULL, err));
+    MUST(pl_scorer_eval(s, &r, &hooks, err));
+    assert_int_equal(w.total, r.rows);
+    assert_int_equal(w.done, r.rows);
     pl_scorer_free(s);
     return r;
 }
