@@ -99,16 +99,32 @@ static void cut_prompt(const loader *l, slot *s) {
     s->truncated = true;
 }
 
+static bool prompt_trains(const loader *l) {
+    return l->form.kind == PL_DATA_COMPLETION && !l->options->completion_only_loss;
+}
+
+/* Is there an answer of which nothing is trained? The very first token of a row is predicted by nothing. */
+static bool has_empty_answer(const loader *l, const slot *s) {
+    bool empty = false, all = prompt_trains(l);
+    for (int64_t a = 0; a < s->text.answers; a++) {
+        int64_t first = all ? 0 : s->prompt_count, end = s->prompt_count + s->answer_count[a];
+        empty |= end <= PL_MAX(first, (int64_t)1);
+    }
+    return empty;
+}
+
 /* Keeps the start of prompt + answer. A prompt that leaves no room drops the row, unless the prompt itself is trained.
  */
 static void cut_row(const loader *l, slot *s) {
     int64_t most = l->options->max_length;
     int32_t eos = pl_tokenizer_eos(l->rule.tok);
-    bool prompt_trains = l->form.kind == PL_DATA_COMPLETION && !l->options->completion_only_loss;
-    for (int64_t a = 0; a < s->text.answers; a++) s->answer_count[a] = s->ids.answer[a].n - s->ids.start[a];
-    for (int64_t a = 0; a < s->text.answers; a++) s->dropped_empty |= s->answer_count[a] <= 0;
+    for (int64_t a = 0; a < s->text.answers; a++) {
+        s->answer_count[a] = s->ids.answer[a].n - s->ids.start[a];
+        s->dropped_empty |= s->answer_count[a] <= 0;
+    }
+    s->dropped_empty |= has_empty_answer(l, s);
     if (s->dropped_empty || most <= 0) return;
-    if (s->prompt_count >= most && !prompt_trains && l->form.kind != PL_DATA_TEXT) {
+    if (s->prompt_count >= most && !prompt_trains(l) && l->form.kind != PL_DATA_TEXT) {
         s->dropped_long = true;
         return;
     }
@@ -123,6 +139,7 @@ static void cut_row(const loader *l, slot *s) {
         s->answer_count[a] = room;
         s->truncated = true;
     }
+    s->dropped_empty = has_empty_answer(l, s);
 }
 
 /* Two BOS at the head of the row: the text brings one and the post-processor adds one. */
@@ -232,7 +249,7 @@ static void count_row(pl_data_report *r, const slot *s) {
     r->dropped_long += s->dropped_long;
     r->dropped_empty += s->dropped_empty;
     r->lost_eos += s->kept ? s->lost_eos : 0;
-    note(&r->empty, s->text.empty, s->number);
+    note(&r->empty, s->text.empty || s->dropped_empty, s->number);
     note(&r->differing, s->text.differing, s->number);
     note(&r->further, s->text.further_turn, s->number);
     note(&r->identical, s->text.identical, s->number);

@@ -56,8 +56,8 @@ typedef struct pl_data_report {
     int64_t seam_cut;        /* answers whose joint ids made the prompt shorter (PL_SEAM_JOINT) */
     int64_t truncated;       /* rows with an answer or prompt cut by max_length or max_prompt_length */
     int64_t dropped_long;    /* rows whose prompt leaves no room (len(prompt) >= max_length) */
-    pl_data_note empty;      /* rows with an empty answer (empty after trimming white space) */
-    int64_t dropped_empty;   /* rows left out: empty and drop_empty, or an answer of zero tokens */
+    pl_data_note empty;      /* rows with an empty answer: empty after trimming white space, or no token to train */
+    int64_t dropped_empty;   /* rows left out: empty and drop_empty, or no token to train */
     pl_data_note differing;  /* hh-rlhf rows with differing prompts */
     pl_data_note further;    /* hh-rlhf rows whose answer holds a further turn */
     pl_data_note identical;  /* rows with chosen == rejected */

@@ -285,6 +285,51 @@ static void test_truncation(void **state) {
     pl_tokenizer_free(tok);
 }
 
+/* Nothing predicts a row's first token: an answer that is one token to an empty prompt would train on nothing. */
+static void test_zero_tokens(void **state) {
+    (void)state;
+    static log_text log;
+    pl_tokenizer *tok = open_golden("trl/llama"); /* adds no BOS: an empty prompt has no tokens */
+    const char *rows = PAIR("x", "", "b") PAIR("", "ab", "") PAIR("", "a", "b") PAIR("", "", "b");
+    pl_data_options options = {.preference = true};
+    log_begin(&log);
+    pl_dataset *d = load_text(rows, &options, tok);
+    pl_dataset_log(d, "f");
+    log_end();
+    assert_int_equal(d->n, 2);
+    assert_int_equal(d->rows[0].source, 0); /* its EOS alone is an answer to something */
+    assert_int_equal(d->rows[1].source, 2);
+    assert_int_equal(d->rows[1].prompt.count, 0);
+    if (!strstr(log.text, "f: 3 rows with an empty answer (lines 1, 2, 4)\n") ||
+        !strstr(log.text, "f: 2 rows dropped: empty answer\n"))
+        fail_msg("%s", log.text);
+    pl_dataset_free(d);
+
+    options.max_length = 1; /* leaves one token of each answer */
+    pl_error err;
+    d = NULL;
+    assert_int_equal(load_bytes(&d, rows, strlen(rows), &options, tok, 1000, &err), PL_E_RANGE);
+    assert_non_null(strstr(err.text, "1 have a prompt as long as max_length, 3 an empty answer"));
+
+    options = (pl_data_options){0};
+    d = load_text("{\"text\":\"\"}\n{\"text\":\"a\"}\n", &options, tok);
+    assert_int_equal(d->n, 1);
+    assert_int_equal(d->rows[0].source, 1);
+    assert_int_equal(d->report.empty.n, 1);
+    pl_dataset_free(d);
+
+    /* a prompt that is trained itself brings tokens: not when it is one, and all there is */
+    const char *done = "{\"prompt\":\"x\",\"completion\":\"\"}\n{\"prompt\":\"\",\"completion\":\"\"}\n";
+    options = (pl_data_options){.completion_only_loss = false};
+    d = load_text(done, &options, tok);
+    assert_int_equal(d->n, 1);
+    pl_dataset_free(d);
+    options.max_length = 1;
+    d = NULL;
+    assert_int_equal(load_bytes(&d, done, strlen(done), &options, tok, 1000, &err), PL_E_RANGE);
+    pl_tokenizer_free(tok);
+}
+
 #define H "\\n\\nHuman: "
 #define A "\\n\\nAssistant:"
 #define TRANSCRIPT(c, r) "{\"chosen\":\"" c "\",\"rejected\":\"" r "\"}\n"
@@ -513,11 +558,17 @@ static void test_hh_rlhf(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),     cmocka_unit_test(test_decoded),
-        cmocka_unit_test(test_seams),      cmocka_unit_test(test_eos),
-        cmocka_unit_test(test_truncation), cmocka_unit_test(test_words),
-        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_no_eos),
-        cmocka_unit_test(test_batches),    cmocka_unit_test(test_failing_allocations),
+        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_decoded),
+        cmocka_unit_test(test_seams),
+        cmocka_unit_test(test_eos),
+        cmocka_unit_test(test_truncation),
+        cmocka_unit_test(test_zero_tokens),
+        cmocka_unit_test(test_words),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_no_eos),
+        cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_failing_allocations),
         cmocka_unit_test(test_hh_rlhf),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
