@@ -106,6 +106,20 @@ static void attn_bwd(const pl_ops *ops, bench_data *d, const pl_attn *a) {
 OP(b_attn_bwd) { attn_bwd(ops, d, &d->whole); }
 OP(b_attn_bwd_pairs) { attn_bwd(ops, d, &d->pairs); }
 
+/* The six products of an adapter of rank 16 over 256 tokens of a layer 576 -> 1536, as model/linear.c asks for them. */
+enum { PT = 256, PIN = 576, POUT = 1536, PR = 16 };
+static void product(const pl_ops *ops, float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
+                    const float *b, int64_t b_row, int64_t b_col, int64_t m, int64_t n, int64_t k) {
+    pl_product x = {c, a, b, ldc, a_row, a_col, b_row, b_col, m, n, k, 1, true};
+    ops->product(&x);
+}
+OP(b_into_a) { product(ops, d->rows, PR, d->x[0], PIN, 1, d->x[1], 1, PIN, PT, PR, PIN); }
+OP(b_out_of_b) { product(ops, d->x[2], POUT, d->x[0], PR, 1, d->x[1], 1, PR, PT, POUT, PR); }
+OP(b_into_b) { product(ops, d->rows, PR, d->x[0], POUT, 1, d->x[1], PR, 1, PT, PR, POUT); }
+OP(b_out_of_a) { product(ops, d->x[2], PIN, d->x[0], PR, 1, d->x[1], PIN, 1, PT, PIN, PR); }
+OP(b_sum_da) { product(ops, d->x[2], PIN, d->x[0], 1, PR, d->x[1], PIN, 1, PR, PIN, PT); }
+OP(b_sum_db) { product(ops, d->x[2], PR, d->x[0], 1, POUT, d->x[1], PR, 1, POUT, PR, PT); }
+
 /* Query-key pairs per head: one sequence of TOKENS; trees of 110 -> {40, 49} rows (performance.md's mean pair); one
  * token, TOKENS keys. */
 #define TREES 5
@@ -139,6 +153,12 @@ static const bench_op bench_ops[] = {
     {"head_softmax", b_head_softmax, ELEMS, 8.0 * ELEMS, 0},
     {"dropout", b_dropout, ELEMS, 8.0 * ELEMS, 0},
     {"adamw", b_adamw, ELEMS, 28.0 * ELEMS, 0},
+    {"x A'", b_into_a, 0, 0, 2.0 * PT *PR *PIN},
+    {"low B'", b_out_of_b, 0, 0, 2.0 * PT *PR *POUT},
+    {"dy B", b_into_b, 0, 0, 2.0 * PT *PR *POUT},
+    {"dlow A", b_out_of_a, 0, 0, 2.0 * PT *PR *PIN},
+    {"dlow' x", b_sum_da, 0, 0, 2.0 * PT *PR *PIN},
+    {"dy' low", b_sum_db, 0, 0, 2.0 * PT *PR *POUT},
     {"attn 1024", b_attn, 0, 0, 4 * HD *WHOLE_PAIRS},
     {"attn_bwd 1024", b_attn_bwd, 0, 0, 10 * HD *WHOLE_PAIRS},
     {"attn pairs", b_attn_pairs, 0, 0, TREES * 4 * HD *TREE_PAIRS},
