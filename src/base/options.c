@@ -80,7 +80,7 @@ static const char *nearest(const pl_options *o, const char *name, size_t len, in
 
 /* No option has this name here. before: "dpo.yaml:3: " or "--". */
 static int unknown(const pl_options *o, const char *before, const char *name, size_t len, pl_error *err) {
-    int64_t edits = 0, few = (int64_t)len / 3;
+    int64_t edits = 0;
     const char *near = nearest(o, name, len, &edits);
     if (!near) near = "--help"; /* a name longer than any of ours */
     char owners[200] = "";
@@ -92,13 +92,11 @@ static int unknown(const pl_options *o, const char *before, const char *name, si
         }
     }
     int shown = (int)PL_MIN(len, (size_t)100);
-    bool close = edits <= PL_MAX(few, 2);
-    if (owners[0]) { /* a name that is right elsewhere: only one that could have been meant helps */
-        bool meant = edits <= few;
-        return PL_FAIL(err, PL_E_OPTION, "%s%.*s: plumb %s does not use it (it belongs to plumb %s)%s%s%s", before,
-                       shown, name, o->command->name, owners, meant ? "; the nearest here is `" : "", meant ? near : "",
-                       meant ? "`" : "");
-    }
+    bool close = edits <= PL_MAX((int64_t)len / 3, 2);
+    if (owners[0])
+        return PL_FAIL(err, PL_E_OPTION,
+                       "%s%.*s: plumb %s does not use it (it belongs to plumb %s); the nearest here is `%s`", before,
+                       shown, name, o->command->name, owners, near);
     return PL_FAIL(err, PL_E_OPTION, "%s%.*s: plumb %s has no such option; %s `%s`%s", before, shown, name,
                    o->command->name, close ? "did you mean" : "the nearest is", near, close ? "?" : "");
 }
