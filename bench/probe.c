@@ -16,7 +16,9 @@ static double clock_seconds(clockid_t id) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-double probe_now(void) { return clock_seconds(CLOCK_MONOTONIC); }
+static clockid_t probe_clock = CLOCK_MONOTONIC;
+double probe_now(void) { return clock_seconds(probe_clock); }
+void probe_use_cpu_time(void) { probe_clock = CLOCK_PROCESS_CPUTIME_ID; }
 
 const char *probe_cpu_name(void) {
     static char name[128] = "unknown CPU";

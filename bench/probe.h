@@ -8,6 +8,8 @@
 typedef enum probe_kind { PROBE_AVX2_F32, PROBE_AVX512_F32, PROBE_AVX512_BF16, PROBE_KINDS } probe_kind;
 
 double probe_now(void); /* seconds */
+/* From now on probe_now counts the processor time of this process: for one thread on a machine that others load. */
+void probe_use_cpu_time(void);
 const char *probe_cpu_name(void);
 const char *probe_kind_name(probe_kind kind);
 bool probe_can(probe_kind kind);

@@ -2,12 +2,15 @@
  * hh-rlhf, through pl_train as the program runs it; against the matrix products that the same process measures.
  *
  *   bench_step [--shape NAME]... [--bf16 0|1] [--pairs N] [--batch N] [--cached] [--full] [--threads N] [--ablation]
- *              [--dir DIR] [--json FILE]
+ * [--cpu-time]
+ *              [--dir DIR]
+ *   bench_step --fixtures [--shape NAME]... [--pairs N] [--dir DIR]
  *
  * Without arguments: smollm2-135m and qwen2.5-0.5b in bf16 (where native) and f32 with a live reference, then the
  * ablation. Each line is a process of its own, so that its peak memory is its own. Times are medians over the steps but
  * the first. Work is counted as docs/performance.md says; "of GEMM" is work / time / the speed of the model's own
- * products (weighted by their work), measured before and after the run; "of peak" takes the fastest of them. */
+ * products (weighted by their work), measured before and after the run; "of peak" takes the fastest of them.
+ * --fixtures only writes the models and the rows and prints their paths: bench/peers runs other trainers on them. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -343,23 +346,45 @@ static void measure(setting s, const char *what) {
     print_result(&s, &r);
 }
 
+static int write_fixtures(const setting *s, const bench_shape *const *shapes, int n) {
+    char *path = NULL;
+    pl_error err;
+    int rc;
+    for (int i = 0; i < n; i++) {
+        PL_GO(rc, bench_model_make(&path, s->dir, shapes[i], "bfloat16", &err));
+        printf("model %s %s\n", shapes[i]->name, path);
+        pl_free(path), path = NULL;
+    }
+    PL_GO(rc, pl_asprintf(&path, &err, "%s/rows-of-%d.jsonl", s->dir, (int)s->pairs));
+    PL_GO(rc, bench_data_write(path, s->lengths, s->pairs, &err));
+    printf("rows %s\n", path);
+out:
+    if (rc) fprintf(stderr, "%s\n", err.text);
+    pl_free(path);
+    return rc ? 1 : 0;
+}
+
 int main(int argc, char **argv) {
     if (!getenv("OMP_WAIT_POLICY") && !getenv("GOMP_SPINCOUNT") && setenv("GOMP_SPINCOUNT", "2000", 0) == 0)
         execv("/proc/self/exe", argv); /* as the program does */
     setting s = {.bf16 = -1, .pairs = 32, .batch = 4, .dir = "build/bench-models"};
     const bench_shape *wanted[8];
     int shapes = 0;
-    bool only_ablation = false;
+    bool only_ablation = false, only_fixtures = false;
     pl_error err;
     bench_lengths *lengths = NULL;
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(a, "--cached") == 0)
             s.cached = true;
+        else if (strcmp(a, "--cpu-time") == 0)
+            probe_use_cpu_time();
         else if (strcmp(a, "--full") == 0)
             s.full = true;
         else if (strcmp(a, "--ablation") == 0)
             only_ablation = true;
+        else if (strcmp(a, "--fixtures") == 0)
+            only_fixtures = true;
         else if (strcmp(a, "--bf16") == 0)
             s.bf16 = atoi(v), i++;
         else if (strcmp(a, "--pairs") == 0)
@@ -381,6 +406,11 @@ int main(int argc, char **argv) {
     if (pl_dir_make(s.dir, &err) || bench_lengths_hh(&lengths, s.pairs, &err))
         return fprintf(stderr, "%s\n", err.text), 1;
     s.lengths = lengths;
+    if (only_fixtures) {
+        int rc = write_fixtures(&s, wanted, shapes);
+        pl_free(lengths);
+        return rc;
+    }
     printf("%s\n", probe_cpu_name());
     if (!only_ablation) print_head();
     for (int i = 0; i < shapes && !only_ablation; i++) {

@@ -42,7 +42,9 @@ typedef struct pl_gemm_call {
     bool same_a; /* A is that of the lane's last product (Y, all of it in one block): it need not be rounded again */
 } pl_gemm_call;
 
+#ifndef PL_GEMM_LANE_ROWS
 #define PL_GEMM_LANE_ROWS 256 /* tokens of a product of a lane at most */
+#endif
 
 typedef struct pl_gemm pl_gemm;
 
