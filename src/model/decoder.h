@@ -27,6 +27,7 @@ typedef struct pl_layer_acts {
     real *x1;            /* [T,C] after attention */
     real *g, *u;         /* [T,F] gate and up */
     real *rstd1, *rstd2; /* [T] */
+    real *low; /* [PL_LIN_COUNT] x [T,r], low_stride apart: the inputs through A, scaled; NULL without adapter */
 } pl_layer_acts;
 
 typedef struct pl_decoder {
@@ -43,9 +44,10 @@ typedef struct pl_decoder {
     bool cached;         /* for pl_decoder_infer only */
     real *dropped;       /* [T,dropped_width] dropped input of an adapter; NULL without lora_dropout */
     int64_t dropped_width;
-    /* [PL_LIN_COUNT] x [T,r], low_stride apart: the input through A, the gradient through B; without training one low
-     */
-    real *low, *dlow;
+    real *low;     /* [T,max_rank] without training: the input through A */
+    real *dlow;    /* [PL_LIN_COUNT] x [T,r], low_stride apart: the gradient through B */
+    real *partial; /* [lanes] x partial_stride: a lane's sums of one layer's dA and dB */
+    int64_t partial_stride;
     int64_t low_stride, max_rank;
     /* backward */
     real *dx;  /* [T,C] gradient of the residual stream */

@@ -5,7 +5,7 @@
 #define GRADS "activation gradients"
 
 /* The parts of a layer that are kept for the backward pass, or shared by all layers. */
-static int take_layer(pl_layer_acts *s, const pl_arch *a, int64_t T, pl_arena *arena, pl_error *err) {
+static int take_layer(pl_layer_acts *s, const pl_arch *a, int64_t T, int64_t rank, pl_arena *arena, pl_error *err) {
     int64_t q = a->H * a->D, kv = a->KV * a->D;
     int rc;
     PL_GO(rc, PL_TAKE(arena, &s->q, T * q, ACTS, err));
@@ -18,6 +18,7 @@ static int take_layer(pl_layer_acts *s, const pl_arch *a, int64_t T, pl_arena *a
     PL_GO(rc, PL_TAKE(arena, &s->u, T * a->F, ACTS, err));
     PL_GO(rc, PL_TAKE(arena, &s->rstd1, T, ACTS, err));
     PL_GO(rc, PL_TAKE(arena, &s->rstd2, T, ACTS, err));
+    if (rank > 0) PL_GO(rc, PL_TAKE(arena, &s->low, PL_LIN_COUNT * T * rank, ACTS, err));
 out:
     return rc;
 }
@@ -31,10 +32,11 @@ static int take_acts(pl_decoder *d, const pl_decoder_spec *spec, int64_t T, pl_a
     int rc;
     pl_layer_acts *acts = NULL;
     PL_GO(rc, PL_TAKE(arena, &acts, a->L, "activation table", err));
-    if (!own) PL_GO(rc, take_layer(&shared, a, T, arena, err));
+    int64_t rank = spec->training ? spec->max_rank : 0;
+    if (!own) PL_GO(rc, take_layer(&shared, a, T, rank, arena, err));
     for (int64_t l = 0; l < a->L; l++) {
         pl_layer_acts s = shared;
-        if (own) PL_GO(rc, take_layer(&s, a, T, arena, err));
+        if (own) PL_GO(rc, take_layer(&s, a, T, rank, arena, err));
         if (spec->training || l < 2) PL_GO(rc, PL_TAKE(arena, &s.x0, T * a->C, ACTS, err));
         if (l < 2) turn[l] = s.x0;
         if (!spec->training) s.x0 = turn[l % 2];
@@ -58,7 +60,10 @@ static int take_backward(pl_decoder *d, int64_t T, int64_t max_rank, pl_arena *a
     PL_GO(rc, PL_TAKE(arena, &d->dv, T * kv, GRADS, err));
     PL_GO(rc, PL_TAKE(arena, &d->delta, T * a->H, GRADS, err));
     PL_GO(rc, PL_TAKE(arena, &d->dact, T * a->F, GRADS, err));
-    if (max_rank > 0) PL_GO(rc, PL_TAKE(arena, &d->dlow, PL_LIN_COUNT * d->low_stride, GRADS, err));
+    if (max_rank == 0) goto out;
+    PL_GO(rc, PL_TAKE(arena, &d->dlow, PL_LIN_COUNT * d->low_stride, GRADS, err));
+    d->partial_stride = max_rank * pl_linear_sides(a);
+    PL_GO(rc, PL_TAKE(arena, &d->partial, pl_pass_lanes(d, d->max_T) * d->partial_stride, GRADS, err));
 out:
     return rc;
 }
@@ -82,8 +87,7 @@ int pl_decoder_take(pl_decoder *d, const pl_arch *a, const pl_backend *backend, 
     PL_GO(rc, PL_TAKE(arena, &d->inv_freq, half, "rope", err));
     PL_GO(rc, PL_TAKE(arena, &d->n, T * a->C, ACTS, err));
     PL_GO(rc, PL_TAKE(arena, &d->act, T * a->F, ACTS, err));
-    int64_t lows = spec->training ? PL_LIN_COUNT : 1;
-    if (spec->max_rank > 0) PL_GO(rc, PL_TAKE(arena, &d->low, lows * d->low_stride, ACTS, err));
+    if (spec->max_rank > 0 && !spec->training) PL_GO(rc, PL_TAKE(arena, &d->low, d->low_stride, ACTS, err));
     if (spec->dropout) PL_GO(rc, PL_TAKE(arena, &d->dropped, T * d->dropped_width, ACTS, err));
     if (spec->training) PL_GO(rc, take_backward(d, T, spec->max_rank, arena, err));
 out:

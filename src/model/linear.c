@@ -114,9 +114,9 @@ static void multiply(const pl_pass *p, const pl_product *x) {
 }
 
 /* Row p->t0 of the buffers that hold the input through A, and the gradient through B, of one linear layer. */
-static real *low_of(const pl_pass *p, pl_lin which, int64_t r) {
+static real *low_of(const pl_pass *p, int64_t layer, pl_lin which, int64_t r) {
     const pl_decoder *d = p->d;
-    return d->training ? d->low + which * d->low_stride + p->t0 * r : d->low + p->t0 * d->max_rank;
+    return d->training ? d->acts[layer].low + which * d->low_stride + p->t0 * r : d->low + p->t0 * d->max_rank;
 }
 static real *dlow_of(const pl_pass *p, pl_lin which, int64_t r) {
     return p->d->dlow + which * p->d->low_stride + p->t0 * r;
@@ -147,7 +147,7 @@ int pl_linear_forward(const pl_pass *p, int64_t layer, pl_lin which, real *y, co
     if (rc) return pl_error_context(err, rc, "%s", pl_lin_path(which));
     if (s.bias) d->backend.ops->add_bias(y, s.bias, p->T, s.out);
     if (!s.lora) return 0;
-    real *low = low_of(p, which, s.lora->r);
+    real *low = low_of(p, layer, which, s.lora->r);
     pl_product in = into_rank(p, &s, low, adapter_input(p, layer, which, x, s.in), false);
     pl_product out = out_of_rank(p, &s, y, low, false, true);
     multiply(p, &in);
@@ -155,16 +155,83 @@ int pl_linear_forward(const pl_pass *p, int64_t layer, pl_lin which, real *y, co
     return 0;
 }
 
-/* dlow = s dy B; low again, if A or B is trained; dx += dlow A, through the dropout mask. */
+/* --- sums over rows: dA [r,in] += dlow^T drop(x), dB [out,r] += dy^T low (which holds the scale)
+ * ----------------------
+ */
+
+/* Columns [c, c + n) of dA over T rows. */
+static void sum_da(const pl_pass *p, const shape *s, real *da, bool accumulate, const real *dlow, const real *x,
+                   int64_t c, int64_t n) {
+    pl_product g = {.c = da + c,
+                    .ldc = s->in,
+                    .a = dlow,
+                    .a_row = 1,
+                    .a_col = s->lora->r,
+                    .b = x + c,
+                    .b_row = s->in,
+                    .b_col = 1,
+                    .m = s->lora->r,
+                    .n = n,
+                    .k = p->T,
+                    .alpha = 1,
+                    .accumulate = accumulate};
+    p->d->backend.ops->product(&g);
+}
+
+/* Rows [c, c + n) of dB over T rows. */
+static void sum_db(const pl_pass *p, const shape *s, real *db, bool accumulate, const real *dy, const real *low,
+                   int64_t c, int64_t n) {
+    pl_product g = {.c = db + c * s->lora->r,
+                    .ldc = s->lora->r,
+                    .a = dy + c,
+                    .a_row = 1,
+                    .a_col = s->out,
+                    .b = low,
+                    .b_row = s->lora->r,
+                    .b_col = 1,
+                    .m = n,
+                    .n = s->lora->r,
+                    .k = p->T,
+                    .alpha = 1,
+                    .accumulate = accumulate};
+    p->d->backend.ops->product(&g);
+}
+
+/* Elements of dA and dB of the linear layers of a block before `which`. */
+static int64_t partial_offset(const pl_pass *p, int64_t layer, pl_lin which) {
+    int64_t n = 0;
+    for (int i = 0; i < (int)which; i++) n += p->w->layers[layer].w[i].rows + p->w->layers[layer].w[i].cols;
+    return n * p->d->max_rank;
+}
+
+int64_t pl_linear_sides(const pl_arch *a) {
+    int64_t q = a->H * a->D, kv = a->KV * a->D;
+    return 2 * (a->C + q) + 2 * (a->C + kv) + 3 * (a->C + a->F);
+}
+
+/* A lane's first rows begin its sums. */
+static void partial_sums(const pl_pass *p, int64_t layer, pl_lin which, const shape *s, const real *dy, const real *x,
+                         const real *low, const real *dlow) {
+    real *da = p->d->partial + (p->lane - 1) * p->d->partial_stride + partial_offset(p, layer, which);
+    sum_da(p, s, da, !p->first_block, dlow, x, 0, s->in);
+    sum_db(p, s, da + s->lora->r * s->in, !p->first_block, dy, low, 0, s->out);
+}
+
+/* Did the forward pass (or its repetition) leave low? */
+static bool has_low(const pl_decoder *d, pl_lin which) { return !d->recompute || which != PL_LIN_DOWN; }
+
+/* dlow = s dy B; dx += dlow A, through the dropout mask. */
 static void adapter_backward(const pl_pass *p, int64_t layer, pl_lin which, const shape *s, real *dx, const real *dy,
                              const real *x) {
     const pl_decoder *d = p->d;
-    real *low = low_of(p, which, s->lora->r), *dlow = dlow_of(p, which, s->lora->r);
+    real *low = low_of(p, layer, which, s->lora->r), *dlow = dlow_of(p, which, s->lora->r);
     pl_product back = into_rank(p, s, dlow, dy, true);
     multiply(p, &back);
-    if (s->lora->da) {
-        pl_product in = into_rank(p, s, low, adapter_input(p, layer, which, x, s->in), false);
-        multiply(p, &in);
+    if (s->lora->da && (p->lane || !has_low(d, which))) {
+        const real *input = adapter_input(p, layer, which, x, s->in);
+        pl_product in = into_rank(p, s, low, input, false);
+        if (!has_low(d, which)) multiply(p, &in);
+        if (p->lane) partial_sums(p, layer, which, s, dy, input, low, dlow);
     }
     if (!dx) return;
     bool dropout = p->lora->dropout > 0;
@@ -191,44 +258,8 @@ int pl_linear_backward(const pl_pass *p, int64_t layer, pl_lin which, real *dx, 
     return 0;
 }
 
-/* --- sums over rows -----------------------------------------------------------------------------------------------
+/* --- gradients of all rows -----------------------------------------------------------------------------------------
  */
-
-/* dA [r,in] += dlow^T drop(x), columns [c, c + n). */
-static void sum_da(const pl_pass *p, const shape *s, const real *dlow, const real *x, int64_t c, int64_t n) {
-    pl_product g = {.c = s->lora->da + c,
-                    .ldc = s->in,
-                    .a = dlow,
-                    .a_row = 1,
-                    .a_col = s->lora->r,
-                    .b = x + c,
-                    .b_row = s->in,
-                    .b_col = 1,
-                    .m = s->lora->r,
-                    .n = n,
-                    .k = p->f->T,
-                    .alpha = 1,
-                    .accumulate = true};
-    p->d->backend.ops->product(&g);
-}
-
-/* dB [out,r] += dy^T low, rows [c, c + n). low holds the scale. */
-static void sum_db(const pl_pass *p, const shape *s, const real *dy, const real *low, int64_t c, int64_t n) {
-    pl_product g = {.c = s->lora->db + c * s->lora->r,
-                    .ldc = s->lora->r,
-                    .a = dy + c,
-                    .a_row = 1,
-                    .a_col = s->out,
-                    .b = low,
-                    .b_row = s->lora->r,
-                    .b_col = 1,
-                    .m = n,
-                    .n = s->lora->r,
-                    .k = p->f->T,
-                    .alpha = 1,
-                    .accumulate = true};
-    p->d->backend.ops->product(&g);
-}
 
 enum { SLICE = 192 }; /* columns of dA or rows of dB that one task sums */
 
@@ -236,9 +267,10 @@ static void adapter_slice(const pl_pass *p, int64_t layer, const pl_linear_ends 
     shape s = shape_of(p, layer, e->which);
     int64_t r = s.lora->r, of_a = (s.in + SLICE - 1) / SLICE, c = (slice < of_a ? slice : slice - of_a) * SLICE;
     if (slice < of_a)
-        sum_da(p, &s, dlow_of(p, e->which, r), p->lora->dropout > 0 ? p->d->dropped : e->x, c, PL_MIN(SLICE, s.in - c));
+        sum_da(p, &s, s.lora->da, true, dlow_of(p, e->which, r), p->lora->dropout > 0 ? p->d->dropped : e->x, c,
+               PL_MIN(SLICE, s.in - c));
     else
-        sum_db(p, &s, e->dy, low_of(p, e->which, r), c, PL_MIN(SLICE, s.out - c));
+        sum_db(p, &s, s.lora->db, true, e->dy, low_of(p, layer, e->which, r), c, PL_MIN(SLICE, s.out - c));
 }
 
 static int64_t adapter_slices(const pl_pass *p, int64_t layer, pl_lin which) {
@@ -255,6 +287,19 @@ static void adapter_gradients(const pl_pass *p, int64_t layer, const pl_linear_e
         while (task >= first[i + 1]) i++;
         adapter_slice(p, layer, &ends[i], task - first[i]);
     });
+}
+
+/* dA and dB += the sums of the lanes that had rows, in their order. */
+static void add_partials(const pl_pass *p, int64_t layer, pl_lin which, int lanes) {
+    shape s = shape_of(p, layer, which);
+    if (!s.lora || !s.lora->da) return;
+    const pl_ops *ops = p->d->backend.ops;
+    for (int i = 0; i < lanes; i++) {
+        if (pl_pass_lane_rows(p, i, lanes) == 0) continue;
+        const real *da = p->d->partial + i * p->d->partial_stride + partial_offset(p, layer, which);
+        ops->add(s.lora->da, da, s.lora->r * s.in);
+        ops->add(s.lora->db, da + s.lora->r * s.in, s.lora->r * s.out);
+    }
 }
 
 static pl_gemm_call weight_dw(const pl_pass *p, const shape *s, real *dw, const real *dy, const real *x, int64_t T) {
@@ -290,6 +335,11 @@ int pl_linear_gradients(const pl_pass *whole, int64_t layer, const pl_linear_end
     int rc = 0;
     for (int i = 0; rc == 0 && p.g && i < n; i++) rc = weight_gradients(&p, layer, &ends[i], err);
     if (rc || !p.lora) return rc;
+    int lanes = pl_pass_lanes(p.d, p.T);
+    if (lanes > 0) {
+        for (int i = 0; i < n; i++) add_partials(&p, layer, ends[i].which, lanes);
+        return 0;
+    }
     if (p.lora->dropout == 0) {
         adapter_gradients(&p, layer, ends, n);
         return 0;

@@ -16,6 +16,7 @@ typedef struct pl_pass {
     const int64_t *slots;
     int64_t first_trainable; /* layer; -1: the embeddings are trained; L: nothing is */
     int64_t t0, T;           /* rows [t0, t0 + T) of every buffer */
+    bool first_block;        /* of its lane */
     int lane; /* 0: products and ops thread inside; else this thread alone, in that lane (kernels/gemm.h) */
 } pl_pass;
 
@@ -27,13 +28,15 @@ int pl_pass_rows(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, pl_error *
 /* Lanes of a batch of T rows, 0 when threads share the products; and how many rows such a batch has at most. */
 int pl_pass_lanes(const pl_decoder *d, int64_t T);
 int64_t pl_pass_shared_rows(const pl_decoder *d);
+/* Rows of lane i. */
+int64_t pl_pass_lane_rows(const pl_pass *whole, int i, int lanes);
 
 /* Matrices here are whole buffers; a call works on the pass's rows of them.
  * y (+)= x W^T + b + scale B (A drop(x)); y [T,out], x [T,in]. same_x: x is that of the call before. */
 int pl_linear_forward(const pl_pass *p, int64_t layer, pl_lin which, real *y, const real *x, bool accumulate,
                       bool same_x, pl_error *err);
-/* dx (+)= dy W + adapter's part (dx NULL: not needed). Leaves what pl_linear_gradients needs in d->low and d->dlow. x
- * is the layer's input. */
+/* dx (+)= dy W + adapter's part (dx NULL: not needed). A lane sums its rows' part of dA and dB, where they are trained;
+ * otherwise what pl_linear_gradients needs is left in d->dlow. x is the layer's input. */
 int pl_linear_backward(const pl_pass *p, int64_t layer, pl_lin which, real *dx, bool accumulate, const real *dy,
                        const real *x, pl_error *err);
 
@@ -42,12 +45,15 @@ typedef struct pl_linear_ends {
     pl_lin which;
     const real *dy, *x;
 } pl_linear_ends;
-/* Adds dW, db, dA, dB where they are trained, after pl_linear_backward of all rows. Each sum runs over the rows in
- * order, whatever the threads. */
+/* Adds dW, db, dA, dB where they are trained, after pl_linear_backward of all rows: for dA and dB the sums of the
+ * lanes, in their order. */
 int pl_linear_gradients(const pl_pass *whole, int64_t layer, const pl_linear_ends *ends, int n, pl_error *err);
 
 /* Prepares the matrix products of this layer: forward, and backward when `backward`. */
 int pl_linear_prepare(const pl_pass *whole, int64_t layer, pl_lin which, bool backward, pl_error *err);
+
+/* Sum of in + out over the linear layers of a block. */
+int64_t pl_linear_sides(const pl_arch *a);
 
 /* The lowest layer with a trained weight or adapter: -1 when the embeddings are trained, L when nothing is. */
 int64_t pl_pass_first_trainable(const pl_pass *p);

@@ -31,6 +31,11 @@ int64_t pl_pass_shared_rows(const pl_decoder *d) {
     return n == 1 ? 0 : PL_MIN(d->max_T, (int64_t)n * ROWS_PER_THREAD);
 }
 
+int64_t pl_pass_lane_rows(const pl_pass *whole, int i, int lanes) {
+    int64_t units = (whole->f->T + PL_ROW_SLACK - 1) / PL_ROW_SLACK;
+    return (pl_cut(units, i + 1, lanes) - pl_cut(units, i, lanes)) * PL_ROW_SLACK;
+}
+
 /* Blocks start at multiples of PL_ROW_SLACK: what a product writes behind its last row is its own. */
 static int run_lane(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, int lane, int lanes, pl_error *err) {
     int64_t units = (whole->f->T + PL_ROW_SLACK - 1) / PL_ROW_SLACK;
@@ -43,6 +48,7 @@ static int run_lane(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, int lan
         pl_pass part = *whole;
         part.t0 = from;
         part.T = PL_MIN(to, whole->f->T) - from;
+        part.first_block = b == 0;
         part.lane = lane + 1;
         rc = fn(&part, layer, err);
     }
