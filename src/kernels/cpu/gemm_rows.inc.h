@@ -66,42 +66,41 @@ static void to_bf16(uint16_t *y, const void *x, pl_dtype type, int64_t n) {
     }
 }
 
-/* M rows of a with N rows of b; M, N, type and round are constants where it is inlined. Bits do not depend on N. */
-INLINE void dots_tile(float *c, int64_t ldc, bool add, const float *a, int64_t lda, int M, const char *b, pl_dtype type,
-                      bool round, int64_t ldb_bytes, int N, int64_t k) {
+/* M rows of a with one row of b, which is read once and in order: memory is what this waits for. Four sums for each
+ * product, whatever M, so that bits do not depend on it. M, type and round are constants where it is inlined. */
+INLINE void dots_one(float *c, int64_t ldc, bool add, const float *a, int64_t lda, int M, const char *b, pl_dtype type,
+                     bool round, int64_t k) {
     vf sum[PL_GEMM_FEW][4];
 #pragma GCC unroll 4
     for (int i = 0; i < M; i++)
 #pragma GCC unroll 4
-        for (int j = 0; j < N; j++) sum[i][j] = v_zero();
+        for (int j = 0; j < 4; j++) sum[i][j] = v_zero();
     int64_t p = 0;
-    for (; p + VW <= k; p += VW) {
-        vf w[4];
+    for (; p + 4 * VW <= k; p += 4 * VW) {
 #pragma GCC unroll 4
-        for (int j = 0; j < N; j++) w[j] = load_stored(b + j * ldb_bytes, p, type, round);
+        for (int j = 0; j < 4; j++) {
+            vf w = load_stored(b, p + j * VW, type, round);
 #pragma GCC unroll 4
-        for (int i = 0; i < M; i++)
+            for (int i = 0; i < M; i++) sum[i][j] = v_fma(v_load(a + i * lda + p + j * VW), w, sum[i][j]);
+        }
+    }
+    for (; p < k; p += VW) {
+        int64_t n = PL_MIN(VW, k - p);
+        vf w = load_stored_n(b, p, type, round, n);
 #pragma GCC unroll 4
-            for (int j = 0; j < N; j++) sum[i][j] = v_fma(v_load(a + i * lda + p), w[j], sum[i][j]);
+        for (int i = 0; i < M; i++) sum[i][0] = v_fma(v_load_n(a + i * lda + p, n), w, sum[i][0]);
     }
 #pragma GCC unroll 4
-    for (int j = 0; j < N && p < k; j++) {
-        vf w = load_stored_n(b + j * ldb_bytes, p, type, round, k - p);
-#pragma GCC unroll 4
-        for (int i = 0; i < M; i++) sum[i][j] = v_fma(v_load_n(a + i * lda + p, k - p), w, sum[i][j]);
+    for (int i = 0; i < M; i++) {
+        float total = v_sum(v_add(v_add(sum[i][0], sum[i][1]), v_add(sum[i][2], sum[i][3])));
+        c[i * ldc] = (add ? c[i * ldc] : 0.0f) + total;
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < M; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < N; j++) c[i * ldc + j] = (add ? c[i * ldc + j] : 0.0f) + v_sum(sum[i][j]);
 }
 
 INLINE void dots_rows(float *c, int64_t ldc, bool add, const float *a, int64_t lda, int M, const char *b, pl_dtype type,
                       bool round, int64_t ldb, int64_t n, int64_t k) {
-    const int N = VW == 16 || M <= 2 ? 4 : 2; /* M*N sums and N weights must fit the registers */
-    int64_t bytes = ldb * (type == PL_F32 ? 4 : 2), j = 0;
-    for (; j + N <= n; j += N) dots_tile(c + j, ldc, add, a, lda, M, b + j * bytes, type, round, bytes, N, k);
-    for (; j < n; j++) dots_tile(c + j, ldc, add, a, lda, M, b + j * bytes, type, round, bytes, 1, k);
+    int64_t bytes = ldb * (type == PL_F32 ? 4 : 2);
+    for (int64_t j = 0; j < n; j++) dots_one(c + j, ldc, add, a, lda, M, b + j * bytes, type, round, k);
 }
 
 #define DOTS(name, type, round)                                                                                        \
