@@ -162,18 +162,23 @@ int __wrap_pl_head_take(pl_head *h, const pl_arch *a, const pl_backend *b, const
 /* --- batches
  * --------------------------------------------------------------------------------------------------------------------
  */
-pl_forest_caps __real_pl_forest_caps_of(const pl_dataset *d, int64_t budget, int64_t trees);
-pl_forest_caps __wrap_pl_forest_caps_of(const pl_dataset *d, int64_t budget, int64_t trees);
-pl_forest_caps __wrap_pl_forest_caps_of(const pl_dataset *d, int64_t budget, int64_t trees) {
-    pl_forest_caps c = __real_pl_forest_caps_of(d, budget, trees);
+void __real_pl_forest_caps_add(pl_forest_caps *caps, const pl_dataset *d, const int64_t *rows, int64_t n,
+                               int64_t budget, bool score_prompt);
+void __wrap_pl_forest_caps_add(pl_forest_caps *caps, const pl_dataset *d, const int64_t *rows, int64_t n,
+                               int64_t budget, bool score_prompt);
+void __wrap_pl_forest_caps_add(pl_forest_caps *caps, const pl_dataset *d, const int64_t *rows, int64_t n,
+                               int64_t budget, bool score_prompt) {
     const bench_variant *v = &bench.variant;
+    pl_forest_caps c = {0};
+    __real_pl_forest_caps_add(&c, d, rows, n, budget, score_prompt);
     if (v->padded || v->unshared) {
-        c.tokens = PL_MIN(2 * c.tokens, c.sequences * d->longest_row);
-        if (v->padded) c.tokens = PL_MIN(4 * c.tokens, c.sequences * d->longest_row);
-        c.trees *= 2;
+        c.tokens = v->padded ? c.sequences * d->longest_row : 2 * c.tokens;
+        c.trees = c.sequences;
     }
-    if (v->all_rows) c.targets = c.tokens;
-    return c;
+    if (v->all_rows) c.targets = c.tokens + c.sequences; /* a shared last token predicts for each answer */
+    *caps = (pl_forest_caps){PL_MAX(caps->tokens, c.tokens),   PL_MAX(caps->segments, c.segments),
+                             PL_MAX(caps->targets, c.targets), PL_MAX(caps->sequences, c.sequences),
+                             PL_MAX(caps->ranges, c.ranges),   PL_MAX(caps->trees, c.trees)};
 }
 
 /* Rows with their answers lengthened by token 0 to the longest of them; owned copies. */

@@ -326,7 +326,7 @@ static void ablation(setting s) {
             continue;
         }
         double speed = (double)s.batch / r.step;
-        if (i == 0) first = before = speed, loss = r.loss;
+        if (first == 0) first = before = speed, loss = r.loss;
         printf("%-30s %8.3f %7.2fx %7.2fx %7.2f%s\n", rows[i].name, speed, speed / before, speed / first,
                r.peak_bytes * 1e-9, fabs(r.loss - loss) <= 2e-3 ? "" : "   LOSS DIFFERS");
         before = speed;
