@@ -21,7 +21,7 @@
 
 #include "kernels/ops.h"
 
-#define PL_ROW_SLACK 32
+#define PL_ROW_SLACK 16
 static inline int64_t pl_rows_padded(int64_t rows) { return (rows + PL_ROW_SLACK - 1) / PL_ROW_SLACK * PL_ROW_SLACK; }
 
 typedef enum pl_gemm_kind { PL_GEMM_Y, PL_GEMM_DX, PL_GEMM_DW } pl_gemm_kind;

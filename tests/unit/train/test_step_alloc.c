@@ -1,5 +1,6 @@
 /* DECISIONS 15: a step allocates nothing of ours once the first one is over, and makes no primitive of a product that
  * set-up did not make: with steps that are cut in micro-batches of many lengths, short last steps and new epochs. */
+/* ctest-label: threads */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
