@@ -427,7 +427,10 @@ int pl_run_open(pl_run *r, pl_error *err) {
     const pl_command *cmd = pl_train_command(r->command);
     if (!cmd) return PL_FAIL(err, PL_E_OPTION, "%s is no training command", r->command);
     bool paired = strcmp(r->command, "dpo") == 0;
-    r->objective = paired ? pl_objective_find("sigmoid", PL_LOSS_PAIRED) : pl_objective_find("nll", PL_LOSS_SINGLE);
+    const char *loss = pl_options_choice(r->options, "loss_type");
+    r->objective = loss ? pl_objective_find(loss, paired ? PL_LOSS_PAIRED : PL_LOSS_SINGLE) : NULL;
+    if (!r->objective)
+        return PL_FAIL(err, PL_E_INTERNAL, "loss_type %s is in no row of loss/", loss ? loss : "(unset)");
     PL_GO(rc, pl_config_check(r->c, r->options, err));
     PL_GO(rc, pl_model_open(&r->model, r->c->model_name_or_path, err));
     PL_GO(rc, check_length(r, err));

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/options.h"
+#include "loss/objective.h"
 #include "plumb/train.h"
 #include "unit/alloc_hook.h"
 
@@ -144,6 +145,30 @@ static void says_what_has_no_effect(void **state) {
     pl_options_free(o);
 }
 
+/* Every loss_type that a command takes is a row of the objective table, and every row is offered. */
+static void offers_the_objectives_there_are(void **state) {
+    (void)state;
+    static const char *const trainers[] = {"dpo", "sft"};
+    static const pl_loss_rows rows[] = {PL_LOSS_PAIRED, PL_LOSS_SINGLE};
+    for (int i = 0; i < 2; i++) {
+        const pl_option *row = NULL;
+        const pl_option *const *tables = pl_train_command(trainers[i])->tables;
+        for (; *tables && !row; tables++)
+            for (const pl_option *o = *tables; o->name && !row; o++)
+                if (strcmp(o->name, "loss_type") == 0) row = o;
+        assert_non_null(row);
+        char names[512], *at = names, *name;
+        snprintf(names, sizeof names, "|%s|", row->choices);
+        for (int j = 0; pl_objectives[j]; j++) {
+            char quoted[64];
+            snprintf(quoted, sizeof quoted, "|%s|", pl_objectives[j]->name);
+            if (pl_objectives[j]->rows == rows[i]) assert_non_null(strstr(names, quoted));
+        }
+        while ((name = strsep(&at, "|")))
+            if (*name) assert_non_null(pl_objective_find(name, rows[i]));
+    }
+}
+
 static void survives_failing_allocations(void **state) {
     (void)state;
     int rc = PL_E_NOMEM;
@@ -166,7 +191,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(takes_every_field_at_its_default), cmocka_unit_test(refuses_what_does_not_exist_yet),
         cmocka_unit_test(reads_defaults_in_any_spelling),   cmocka_unit_test(says_what_has_no_effect),
-        cmocka_unit_test(survives_failing_allocations),
+        cmocka_unit_test(offers_the_objectives_there_are),  cmocka_unit_test(survives_failing_allocations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
