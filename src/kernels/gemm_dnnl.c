@@ -268,6 +268,11 @@ static void *unconst(const void *p) {
 int pl_dnnl_multiply(pl_dnnl *d, const pl_dnnl_shape *shape, const void *a, const void *b, float *c, pl_error *err) {
     int rc;
     primitive *p = NULL;
+#ifdef _OPENMP
+    /* oneDNN planned it for a number of threads and is silently wrong with fewer (2.6, measured) */
+    if (!d->alone && omp_in_parallel())
+        return PL_FAIL(err, PL_E_STATE, "a matrix product for all threads inside a caller's parallel region");
+#endif
     PL_GO(rc, primitive_get(d, &p, shape, err));
     if (!c) return 0;
     DNNL_GO(rc, dnnl_memory_set_data_handle(p->a, unconst(a)), err);

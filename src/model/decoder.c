@@ -294,11 +294,8 @@ static int norm2_and_out(const pl_pass *p, int64_t layer, pl_error *err) {
 }
 
 static int all_rows(const pl_pass *p, int64_t layer, pl_rows_fn *fn, pl_error *err) {
-    pl_pass whole = *p;
-    whole.t0 = 0;
-    whole.T = p->f->T;
-    whole.lane = 0;
-    return fn(&whole, layer, err);
+    pl_pass all = pl_pass_all(p);
+    return fn(&all, layer, err);
 }
 
 static int back_through_norm2(const pl_pass *p, int64_t layer, pl_error *err) {

@@ -295,7 +295,7 @@ static void add_partials(const pl_pass *p, int64_t layer, pl_lin which, int lane
     if (!s.lora || !s.lora->da) return;
     const pl_ops *ops = p->d->backend.ops;
     for (int i = 0; i < lanes; i++) {
-        if (pl_pass_lane_rows(p, i, lanes) == 0) continue;
+        if (!pl_pass_lane_has_rows(p, i, lanes)) continue;
         const real *da = p->d->partial + i * p->d->partial_stride + partial_offset(p, layer, which);
         ops->add(s.lora->da, da, s.lora->r * s.in);
         ops->add(s.lora->db, da + s.lora->r * s.in, s.lora->r * s.out);
@@ -328,10 +328,7 @@ static int weight_gradients(const pl_pass *p, int64_t layer, const pl_linear_end
 }
 
 int pl_linear_gradients(const pl_pass *whole, int64_t layer, const pl_linear_ends *ends, int n, pl_error *err) {
-    pl_pass p = *whole;
-    p.t0 = 0;
-    p.T = p.f->T;
-    p.lane = 0;
+    pl_pass p = pl_pass_all(whole);
     int rc = 0;
     for (int i = 0; rc == 0 && p.g && i < n; i++) rc = weight_gradients(&p, layer, &ends[i], err);
     if (rc || !p.lora) return rc;

@@ -28,8 +28,9 @@ int pl_pass_rows(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, pl_error *
 /* Lanes of a batch of T rows, 0 when threads share the products; and how many rows such a batch has at most. */
 int pl_pass_lanes(const pl_decoder *d, int64_t T);
 int64_t pl_pass_shared_rows(const pl_decoder *d);
-/* Rows of lane i. */
-int64_t pl_pass_lane_rows(const pl_pass *whole, int i, int lanes);
+bool pl_pass_lane_has_rows(const pl_pass *whole, int i, int lanes);
+/* The pass over all rows at once, with threads inside. */
+pl_pass pl_pass_all(const pl_pass *p);
 
 /* Matrices here are whole buffers; a call works on the pass's rows of them.
  * y (+)= x W^T + b + scale B (A drop(x)); y [T,out], x [T,in]. same_x: x is that of the call before. */

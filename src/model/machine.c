@@ -79,6 +79,7 @@ int pl_machine_new(pl_machine **out, const pl_machine_options *o, pl_error *err)
     m->threads = o && o->threads > 0 ? PL_MIN(o->threads, PL_MAX_THREADS) : allowed_cores();
 #ifdef _OPENMP
     omp_set_dynamic(0);
+    m->threads = PL_MIN(m->threads, omp_get_thread_limit()); /* no more are given, whatever is asked for */
     omp_set_num_threads((int)m->threads);
 #else
     m->threads = 1;

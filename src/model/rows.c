@@ -31,16 +31,24 @@ int64_t pl_pass_shared_rows(const pl_decoder *d) {
     return n == 1 ? 0 : PL_MIN(d->max_T, (int64_t)n * ROWS_PER_THREAD);
 }
 
-int64_t pl_pass_lane_rows(const pl_pass *whole, int i, int lanes) {
+/* Units of PL_ROW_SLACK rows that lane i takes: [*first, *end). */
+static void lane_units(const pl_pass *whole, int i, int lanes, int64_t *first, int64_t *end) {
     int64_t units = (whole->f->T + PL_ROW_SLACK - 1) / PL_ROW_SLACK;
-    return (pl_cut(units, i + 1, lanes) - pl_cut(units, i, lanes)) * PL_ROW_SLACK;
+    *first = pl_cut(units, i, lanes);
+    *end = pl_cut(units, i + 1, lanes);
+}
+
+bool pl_pass_lane_has_rows(const pl_pass *whole, int i, int lanes) {
+    int64_t first, end;
+    lane_units(whole, i, lanes, &first, &end);
+    return first < end;
 }
 
 /* Blocks start at multiples of PL_ROW_SLACK: what a product writes behind its last row is its own. */
 static int run_lane(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, int lane, int lanes, pl_error *err) {
-    int64_t units = (whole->f->T + PL_ROW_SLACK - 1) / PL_ROW_SLACK;
-    int64_t first = pl_cut(units, lane, lanes), end = pl_cut(units, lane + 1, lanes), mine = end - first;
-    int64_t most = PL_GEMM_LANE_ROWS / PL_ROW_SLACK, blocks = (mine + most - 1) / most;
+    int64_t first, end;
+    lane_units(whole, lane, lanes, &first, &end);
+    int64_t mine = end - first, most = PL_GEMM_LANE_ROWS / PL_ROW_SLACK, blocks = (mine + most - 1) / most;
     int rc = 0;
     for (int64_t b = 0; rc == 0 && b < blocks; b++) {
         int64_t from = (first + pl_cut(mine, b, blocks)) * PL_ROW_SLACK;
@@ -55,29 +63,31 @@ static int run_lane(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, int lan
     return rc;
 }
 
-static int run_all(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, pl_error *err) {
-    pl_pass part = *whole;
-    part.t0 = 0;
-    part.T = whole->f->T;
-    part.lane = 0;
-    return fn(&part, layer, err);
+pl_pass pl_pass_all(const pl_pass *p) {
+    pl_pass all = *p;
+    all.t0 = 0;
+    all.T = p->f->T;
+    all.lane = 0;
+    return all;
 }
 
 int pl_pass_rows(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, pl_error *err) {
     int lanes = pl_pass_lanes(whole->d, whole->f->T), rc = 0;
-    if (lanes == 0) return run_all(whole, layer, fn, err);
+    if (lanes == 0) {
+        pl_pass all = pl_pass_all(whole);
+        return fn(&all, layer, err);
+    }
     if (lanes == 1) return run_lane(whole, layer, fn, 0, 1, err);
-#ifdef _OPENMP
-#pragma omp parallel num_threads(lanes)
-    {
+        /* a loop over lanes, not one lane a thread: OpenMP may give fewer threads than were asked for */
+#pragma omp parallel for schedule(static, 1) num_threads(lanes)
+    for (int lane = 0; lane < lanes; lane++) {
         pl_error own;
-        int bad = run_lane(whole, layer, fn, omp_get_thread_num(), lanes, &own);
+        int bad = run_lane(whole, layer, fn, lane, lanes, &own);
 #pragma omp critical(plumb_rows)
         if (bad && !rc) {
             rc = bad;
             if (err) *err = own;
         }
     }
-#endif
     return rc;
 }

@@ -15,6 +15,14 @@ cut() {
   echo "$name: $(tail -n 1 "$work/$name.near"); $(tail -n 1 "$work/$name.tensors")"
 }
 
+# fewer threads than were asked for: as if that many had been asked for
+limited() {
+  run limited_one "$@" --threads 1 --run_name r --out "$work/limited_one"
+  OMP_THREAD_LIMIT=1 run limited "$@" --threads 2 --run_name r --out "$work/limited"
+  "$compare_log" same "$work/limited_one/metrics.jsonl" "$work/limited/metrics.jsonl" ||
+    fail "OMP_THREAD_LIMIT=1 with --threads 2 is not one thread"
+}
+
 dpo=(--model llama --data pairs --bf16 false --learning_rate 3e-4 --logging_steps 5 --save_strategy no --max_steps 10
   --drop_empty --max_length 128)
 dropout=(--use_peft --lora_target_modules all-linear --lora_dropout 0.1 --disable_dropout false)
@@ -48,6 +56,9 @@ sft=(--model llama --data completions --bf16 false --learning_rate 5e-3 --save_s
   cut sft_1x8 sft sft "${sft[@]}" $(b 1 8)
   cut sft_budget1 sft sft "${sft[@]}" $(b 8 1) --micro_batch_tokens 1
 }
+# rows enough for two threads to have their own
+# shellcheck disable=SC2046
+limited dpo "${dpo[@]}" --use_peft --lora_target_modules all-linear $(b 16 1)
 # the comparison can fail
 "$compare_log" near 1e-6 "$work/full/metrics.jsonl" "$work/lora/metrics.jsonl" >/dev/null && fail "other losses pass"
 "$compare_tensors" 1e-5 "$work/full/r-dpo_final/model.safetensors" "$work/lora/r-dpo_final/model.safetensors" >/dev/null &&
