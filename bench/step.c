@@ -7,9 +7,10 @@
  *   bench_step --fixtures [--shape NAME]... [--pairs N] [--dir DIR]
  *
  * Without arguments: smollm2-135m and qwen2.5-0.5b in bf16 (where native) and f32 with a live reference, then the
- * ablation. Each line is a process of its own, so that its peak memory is its own. Times are medians over the steps but
- * the first. Work is counted as docs/performance.md says; "of GEMM" is work / time / the speed of the model's own
- * products (weighted by their work), measured before and after the run; "of peak" takes the fastest of them.
+ * ablation. Each line is a process of its own, so that its peak memory is its own. Times are means over the steps but
+ * the first, because steps differ in length. Work is counted as docs/performance.md says; "of GEMM" is work / time /
+ * the speed of the model's own products (weighted by their work), measured before and after the run; "of peak" takes
+ * the fastest of them.
  * --fixtures only writes the models and the rows and prints their paths: bench/peers runs other trainers on them. */
 #include <math.h>
 #include <stdio.h>
@@ -47,7 +48,7 @@ typedef struct result {
     char error[512];
     double gemm, gemm_best;   /* flop/s of the model's products */
     double start;             /* seconds until everything is ready for the first step */
-    double step, spread;      /* median, and (longest - shortest) / median */
+    double step, spread;      /* mean, and (longest - shortest) / median */
     double parts[PART_COUNT]; /* seconds a step */
     double flop;              /* counted, per step */
     double loss, tokens;      /* of the first step; unshared tokens a second */
@@ -151,8 +152,7 @@ static void summarize(const setting *s, watch *w) {
     for (int64_t i = 0; i < w->n; i++) total += w->steps[i];
     qsort(w->steps, (size_t)w->n, sizeof *w->steps, ascending);
     r->steps = w->n;
-    r->step = w->steps[w->n / 2];
-    r->spread = (w->steps[w->n - 1] - w->steps[0]) / r->step;
+    r->spread = (w->steps[w->n - 1] - w->steps[0]) / w->steps[w->n / 2];
     r->tokens /= total;
     r->flop = counted(s, &work) / (double)w->n;
     r->step = total / (double)w->n; /* steps differ in length: work and time are those of all of them */
