@@ -49,10 +49,6 @@ int cli_output_open(cli_output *o, const char *path, pl_error *err);
 /* rc: of what was written; on failure the unfinished file is removed. Returns the first error. */
 int cli_output_close(cli_output *o, int rc, pl_error *err);
 
-/* libgomp's threads spin for milliseconds before they sleep, which on a machine with other work makes two threads
- * slower than one. It reads how long before main(): unless the environment says (OMP_WAIT_POLICY, GOMP_SPINCOUNT), the
- * program starts itself once more with short spins. */
-void cli_spin_shortly(char **argv);
 /* SIGBUS ends the program with a message and status 1. */
 void cli_catch_bus_error(void);
 /* From the first call on SIGINT and SIGTERM set a flag; a second one ends the program at once. */

@@ -105,11 +105,6 @@ static void on_signal(int number) {
     errno = kept;
 }
 
-void cli_spin_shortly(char **argv) {
-    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
-    if (setenv("GOMP_SPINCOUNT", "2000", 0) == 0) execv("/proc/self/exe", argv); /* on failure: as before, slower */
-}
-
 /* A mapped file (weights) was cut by somebody, or its disk fails: there is nothing to return to. */
 static void on_bus_error(int number) {
     static const char text[] =

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "spin.h"
 
 static const cli_command *const commands[] = {&cli_dpo,      &cli_sft,  &cli_logps,  &cli_eval, &cli_generate,
                                               &cli_tokenize, &cli_init, &cli_doctor, &cli_help, NULL};
