@@ -1,7 +1,8 @@
 /* adapt/peft.h: PEFT's LoRA adapter directories: adapter_config.json read and written, and which modules it means.
  *
  * Knows module names, not architectures: the caller gives the list of modules. What plumb does not train exactly as
- * PEFT does (DoRA, modules_to_save, biases, other initialisations, ...) is refused with the key's name, never ignored.
+ * PEFT does (DoRA, modules_to_save but for a score head, biases, other initialisations, ...) is refused with the key's
+ * name, never ignored.
  */
 #ifndef PL_PEFT_H
 #define PL_PEFT_H
@@ -33,6 +34,7 @@ typedef struct pl_peft_config {
     double dropout;  /* [0,1) */
     bool rslora;     /* scale alpha/sqrt(r) in place of alpha/r */
     bool all_linear; /* target_modules: "all-linear" */
+    bool score;      /* task_type SEQ_CLS: the score head is trained and saved with the adapter (modules_to_save) */
     pl_peft_names target, exclude;
     int64_t *layers; /* layers_to_transform, owned; NULL: all */
     int64_t nlayers;

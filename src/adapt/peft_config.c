@@ -169,25 +169,18 @@ static bool truthy(const pl_json *v) {
 }
 
 /* Keys that change the mathematics in a way that plumb does not have, whenever they are set at all. */
-static const char *const refused[] = {"fan_in_fan_out",
-                                      "modules_to_save",
-                                      "use_dora",
-                                      "lora_bias",
-                                      "layers_pattern",
-                                      "megatron_config",
-                                      "trainable_token_indices",
-                                      "use_qalora",
-                                      "layer_replication",
-                                      "target_parameters",
-                                      "alora_invocation_tokens",
-                                      "use_bdlora",
-                                      "arrow_config",
-                                      "kasa_config",
-                                      "velora_config",
+static const char *const refused[] = {"fan_in_fan_out",    "use_dora",
+                                      "lora_bias",         "layers_pattern",
+                                      "megatron_config",   "trainable_token_indices",
+                                      "use_qalora",        "layer_replication",
+                                      "target_parameters", "alora_invocation_tokens",
+                                      "use_bdlora",        "arrow_config",
+                                      "kasa_config",       "velora_config",
                                       "monteclora_config"};
 /* Keys that plumb reads, and keys that mean nothing once an adapter exists. */
 static const char *const known[] = {"peft_type",
                                     "task_type",
+                                    "modules_to_save",
                                     "r",
                                     "lora_alpha",
                                     "lora_dropout",
@@ -241,15 +234,32 @@ static int check_init(const pl_json *config, const char *what, pl_error *err) {
                    what, s ? s : "of this kind");
 }
 
-static int check_words(const pl_json *config, const char *what, pl_error *err) {
+/* PEFT names both heads that its sequence classifiers may have; llama and qwen2 have the second. */
+static int check_saved(const pl_peft_config *c, const pl_json *config, const char *what, pl_error *err) {
+    const pl_json *v = pl_json_get(config, "modules_to_save");
+    if (!truthy(v)) return 0;
+    bool fine = c->score && pl_json_kind_of(v) == PL_J_ARRAY;
+    for (int64_t i = 0; fine && i < pl_json_len(v); i++) {
+        const char *name = pl_json_string(pl_json_at(v, i), NULL);
+        fine = name && (strcmp(name, "score") == 0 || strcmp(name, "classifier") == 0);
+    }
+    if (fine) return 0;
+    return PL_FAIL(err, PL_E_UNSUPPORTED, "%s: modules_to_save is set, which plumb supports for a score head only",
+                   what);
+}
+
+static int check_words(pl_peft_config *c, const pl_json *config, const char *what, pl_error *err) {
     const char *type = NULL, *task = NULL, *bias = "none";
     int rc;
     PL_GO(rc, pl_json_member_string(config, "peft_type", true, &type, NULL, what, err));
     if (strcmp(type, "LORA") != 0)
         return PL_FAIL(err, PL_E_UNSUPPORTED, "%s: peft_type %.60s is not supported (want LORA)", what, type);
     PL_GO(rc, pl_json_member_string(config, "task_type", false, &task, NULL, what, err));
-    if (task && strcmp(task, "CAUSAL_LM") != 0)
-        return PL_FAIL(err, PL_E_UNSUPPORTED, "%s: task_type %.60s is not supported (want CAUSAL_LM)", what, task);
+    c->score = task && strcmp(task, "SEQ_CLS") == 0;
+    if (task && !c->score && strcmp(task, "CAUSAL_LM") != 0)
+        return PL_FAIL(err, PL_E_UNSUPPORTED, "%s: task_type %.60s is not supported (want CAUSAL_LM or SEQ_CLS)", what,
+                       task);
+    PL_GO(rc, check_saved(c, config, what, err));
     PL_GO(rc, pl_json_member_string(config, "bias", false, &bias, NULL, what, err));
     if (strcmp(bias, "none") != 0)
         return PL_FAIL(err, PL_E_UNSUPPORTED, "%s: bias %.60s is not supported (want none)", what, bias);
@@ -278,7 +288,7 @@ static int parse_object(pl_peft_config *c, const pl_json *config, const char *wh
     size_t n = 0;
     int rc;
     if (pl_json_kind_of(config) != PL_J_OBJECT) return PL_FAIL(err, PL_E_FORMAT, "%s: want a JSON object", what);
-    PL_GO(rc, check_words(config, what, err));
+    PL_GO(rc, check_words(c, config, what, err));
     PL_GO(rc, check_keys(config, what, err));
     PL_GO(rc, parse_numbers(c, config, what, err));
     PL_GO(rc, parse_target(c, config, what, err));
@@ -383,14 +393,14 @@ static int add_new(pl_buf *b, const pl_peft_config *c, const char *base, pl_erro
     PL_GO(rc, pl_buf_puts(b, ",\n  \"lora_dropout\": ", err));
     PL_GO(rc, pl_buf_json_double(b, c->dropout, err));
     PL_GO(rc, pl_buf_printf(b, err,
-                            ",\n  \"modules_to_save\": null,\n  \"peft_type\": \"LORA\",\n  \"r\": %" PRId64
+                            ",\n  \"modules_to_save\": %s,\n  \"peft_type\": \"LORA\",\n  \"r\": %" PRId64
                             ",\n  \"rank_pattern\": ",
-                            c->r));
+                            c->score ? "[\n    \"classifier\",\n    \"score\"\n  ]" : "null", c->r));
     PL_GO(rc, add_patterns(b, c->ranks, c->nranks, err));
     PL_GO(rc, pl_buf_puts(b, ",\n  \"revision\": null,\n  \"target_modules\": ", err));
     PL_GO(rc, c->all_linear ? pl_buf_puts(b, "\"all-linear\"", err) : add_names(b, &c->target, err));
-    rc = pl_buf_printf(b, err, ",\n  \"task_type\": \"CAUSAL_LM\",\n  \"use_dora\": false,\n  \"use_rslora\": %s\n}",
-                       c->rslora ? "true" : "false");
+    rc = pl_buf_printf(b, err, ",\n  \"task_type\": \"%s\",\n  \"use_dora\": false,\n  \"use_rslora\": %s\n}",
+                       c->score ? "SEQ_CLS" : "CAUSAL_LM", c->rslora ? "true" : "false");
 out:
     return rc;
 }

@@ -84,7 +84,7 @@ static pl_forest_caps need_of(const pl_dataset *d, const int64_t *rows, int64_t 
         for (int64_t a = 0; a < row->answers; a++) {
             int64_t count = d->answers[row->first_answer + a].count;
             need.tokens += count;
-            need.targets += scored_tokens(row->prompt.count, count, score_prompt);
+            need.targets += scored_tokens(row->prompt.count, count, score_prompt && a == 0);
         }
     }
     return need;
@@ -174,8 +174,10 @@ static void add_sequence(pl_forest *f, int64_t r, int64_t answer, pl_span prompt
                          const int32_t *ids, int64_t prompt_first, int64_t answer_first, bool score_prompt) {
     pl_sequence *q = &f->sequences[f->nsequences];
     *q = (pl_sequence){.row = r, .answer = (int32_t)answer, .first_target = f->ntargets, .length = completion.count};
-    for (int64_t t = 1; score_prompt && t < prompt.count; t++)
+    q->last = completion.count > 0 ? answer_first + completion.count - 1 : prompt_first + prompt.count - 1;
+    for (int64_t t = 1; score_prompt && answer == 0 && t < prompt.count; t++)
         add_target(f, prompt_first + t - 1, ids[prompt.first + t]);
+    q->prompt_targets = f->ntargets - q->first_target;
     for (int64_t t = 0; t < completion.count; t++) {
         if (t == 0 && prompt.count == 0) continue;
         int64_t by = t > 0 ? answer_first + t - 1 : prompt_first + prompt.count - 1;

@@ -30,9 +30,11 @@ typedef struct pl_target {
 /* One answer: its scored tokens are targets [first_target, first_target + ntargets), in order. */
 typedef struct pl_sequence {
     int64_t row;    /* index into the dataset */
-    int32_t answer; /* 0 chosen or completion, 1 rejected */
+    int32_t answer; /* 0 chosen or completion, 1 rejected or mismatched */
     int64_t first_target, ntargets;
-    int64_t length; /* completion tokens after truncation, scored or not */
+    int64_t prompt_targets; /* the first of its targets that are prompt tokens */
+    int64_t length;         /* completion tokens after truncation, scored or not */
+    int64_t last;           /* token of the batch that ends it: where a score head reads */
 } pl_sequence;
 
 typedef struct pl_forest_caps {
@@ -69,7 +71,7 @@ int64_t pl_row_tree_tokens(const pl_dataset *d, int64_t r);
 int64_t pl_forest_cut(const pl_dataset *d, const int64_t *rows, int64_t n, int64_t budget_tok, int64_t max_trees);
 /* Builds the batch of rows[0..n). `step_index` is the place of rows[0] in the optimizer step (dropout ids). share:
  * false repeats the prompt for each answer (the oracle form of the tests; it needs up to twice the caps' tokens and
- * trees). score_prompt: prompt tokens are targets of each answer too. PL_E_INTERNAL when caps are too small (or a row
+ * trees). score_prompt: prompt tokens are targets of answer 0 too. PL_E_INTERNAL when caps are too small (or a row
  * does not exist); *f is then as it was. */
 int pl_forest_build(pl_forest *f, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t step_index, bool share,
                     bool score_prompt, pl_error *err);

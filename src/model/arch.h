@@ -24,6 +24,13 @@ typedef struct pl_rope {
 
 #define PL_MAX_EOS 16
 
+/* What stands on top of the last norm. */
+typedef enum pl_arch_head {
+    PL_ARCH_LM,       /* ...ForCausalLM: lm_head, or the tied embeddings */
+    PL_ARCH_SCORE,    /* ...ForSequenceClassification with one label: score.weight */
+    PL_ARCH_NEW_SCORE /* the files of a causal model: score.weight is drawn, their lm_head is left out */
+} pl_arch_head;
+
 /* Plain data: copy it freely, nothing to release. */
 typedef struct pl_arch {
     const char *family;           /* model_type: "llama", "qwen2"; static */
@@ -32,7 +39,8 @@ typedef struct pl_arch {
     double eps; /* of RMSNorm */
     pl_rope rope;
     bool qkv_bias, o_bias, mlp_bias;
-    bool tied;        /* lm_head is embed_tokens */
+    pl_arch_head head;
+    bool tied;        /* lm_head is embed_tokens; false where there is a score head */
     int64_t bos, pad; /* -1: none */
     int neos;
     int64_t eos[PL_MAX_EOS]; /* config.json's first, then what generation_config.json adds */
@@ -75,6 +83,7 @@ typedef enum pl_role {
     PL_ROLE_NORM2,      /* [C] post_attention_layernorm */
     PL_ROLE_FINAL_NORM, /* [C] */
     PL_ROLE_HEAD,       /* [V,C]; absent when tied */
+    PL_ROLE_SCORE,      /* [1,C]; in place of the head */
 } pl_role;
 
 typedef struct pl_param_spec {
@@ -100,7 +109,7 @@ const char *pl_lin_path(pl_lin lin);
 /* Holds a file against the architecture: out[i] is the tensor of params[i] (borrowed from ts, the array owned:
  * pl_free). Missing tensors, wrong shapes, types other than F32, F16, BF16 and tensors that belong to no parameter are
  * errors that name them. Known buffers (rotary_emb.inv_freq) are skipped; an lm_head.weight beside tied embeddings is
- * skipped with a log line. */
+ * skipped with a log line. PL_ARCH_NEW_SCORE: lm_head.weight is left out, and out[i] of score.weight is NULL. */
 int pl_arch_bind(const pl_tensor ***out, const pl_arch *a, const pl_param_spec *params, int64_t n, const pl_tensors *ts,
                  pl_error *err);
 

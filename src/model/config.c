@@ -141,16 +141,32 @@ out:
     return rc;
 }
 
+/* A score is one number: transformers takes two labels where the file names none. */
+static int check_labels(const pl_json *config, const pl_family *f, const char *what, pl_error *err) {
+    const pl_json *names = pl_json_get(config, "id2label");
+    int64_t labels = names ? pl_json_len(names) : 2;
+    int rc = names ? 0 : pl_json_member_int(config, "num_labels", false, &labels, what, err);
+    if (rc || labels == 1) return rc;
+    return PL_FAIL(err, PL_E_UNSUPPORTED, "%s: %s with %" PRId64 " labels: a reward model has one (id2label)", what,
+                   f->classifier, labels);
+}
+
 int pl_arch_parse(pl_arch *out, const pl_json *config, const pl_json *generation, const char *what, pl_error *err) {
     int rc;
     const pl_family *f = NULL;
+    bool classifier = false;
     pl_arch a = {.bos = -1, .pad = -1};
     if (pl_json_kind_of(config) != PL_J_OBJECT) return PL_FAIL(err, PL_E_FORMAT, "%s: want a JSON object", what);
-    PL_GO(rc, pl_family_find(&f, config, what, err));
+    PL_GO(rc, pl_family_find(&f, &classifier, config, what, err));
     a.family = f->model_type;
     PL_GO(rc, parse_sizes(&a, f, config, what, err));
     PL_GO(rc, parse_numbers(&a, config, what, err));
     PL_GO(rc, refuse(config, what, err));
+    if (classifier) {
+        PL_GO(rc, check_labels(config, f, what, err));
+        a.head = PL_ARCH_SCORE;
+        a.tied = false; /* there is nothing to tie */
+    }
     PL_GO(rc, f->fill(&a, config, what, err));
     PL_GO(rc, pl_rope_parse(&a, config, what, err));
     PL_GO(rc, parse_dtype(&a, config, what, err));

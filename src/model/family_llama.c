@@ -14,6 +14,7 @@ out:
 const pl_family pl_family_llama = {
     .model_type = "llama",
     .architecture = "LlamaForCausalLM",
+    .classifier = "LlamaForSequenceClassification",
     .max_position = 2048,
     .bos = 1,
     .eos = 2,

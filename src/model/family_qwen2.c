@@ -39,6 +39,7 @@ static int fill(pl_arch *a, const pl_json *config, const char *what, pl_error *e
 const pl_family pl_family_qwen2 = {
     .model_type = "qwen2",
     .architecture = "Qwen2ForCausalLM",
+    .classifier = "Qwen2ForSequenceClassification",
     .max_position = 32768,
     .kv_heads = 32,
     .bos = -1,

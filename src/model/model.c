@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/rng.h"
 #include "kernels/ops.h"
 
 /* Where role and layer put a parameter in pl_weights: a matrix, or a vector of real. */
@@ -10,6 +11,7 @@ static pl_mat *mat_of(pl_weights *w, pl_layer_weights *layers, const pl_param_sp
     switch (s->role) {
     case PL_ROLE_EMBED: return &w->embed;
     case PL_ROLE_HEAD: return &w->head;
+    case PL_ROLE_SCORE: return &w->score;
     case PL_ROLE_LIN_WEIGHT: return &layers[s->layer].w[s->lin];
     default: return NULL;
     }
@@ -46,16 +48,46 @@ static void bind_stored(pl_model *m, pl_layer_weights *layers) {
     m->stored.arch = &m->arch;
 }
 
-int pl_model_open(pl_model *out, const char *dir, pl_error *err) {
+/* The score head that the files do not hold. The stream's key is the parameter's own, so that it does not depend on
+ * what else a run draws. */
+static int draw_score(pl_model *m, uint64_t seed, pl_error *err) {
+    int64_t i = m->nparams - 1, C = m->arch.C;
+    void *data = NULL;
+    int rc;
+    PL_GO(rc, PL_NEW(&m->drawn, 1, err));
+    PL_GO(rc, pl_alloc(&data, (size_t)C * sizeof(float), err));
+    *m->drawn = (pl_tensor){.name = m->params[i].name,
+                            .dtype = PL_F32,
+                            .ndim = 2,
+                            .dims = {1, C},
+                            .data = data,
+                            .bytes = (size_t)C * sizeof(float)};
+    pl_rng_normal(data, C, (float)m->arch.initializer_range, pl_rng_mix(seed, 0x73636F7265 /* "score" */), 0);
+    m->tensors[i] = m->drawn;
+out:
+    return rc;
+}
+
+static int open_model(pl_model *out, const char *dir, bool scored, uint64_t seed, pl_error *err) {
     pl_model m = {0};
     pl_layer_weights *layers = NULL;
     int64_t vectors = 0;
     int rc;
     PL_GO(rc, pl_strdup(&m.dir, dir, err));
     PL_GO(rc, pl_arch_load(&m.arch, dir, err));
+    if (scored && m.arch.head == PL_ARCH_LM) {
+        m.arch.head = PL_ARCH_NEW_SCORE;
+        m.arch.tied = false;
+    }
+    if (!scored && m.arch.head != PL_ARCH_LM)
+        PL_GO(rc, PL_FAIL(err, PL_E_UNSUPPORTED,
+                          "%s is a reward model (a score head, no vocabulary); want a causal "
+                          "language model",
+                          dir));
     PL_GO(rc, pl_arch_params(&m.params, &m.nparams, &m.arch, err));
     PL_GO(rc, pl_tensors_open(&m.files, dir, err));
     PL_GO(rc, pl_arch_bind(&m.tensors, &m.arch, m.params, m.nparams, m.files, err));
+    if (m.arch.head == PL_ARCH_NEW_SCORE) PL_GO(rc, draw_score(&m, seed, err));
     for (int64_t i = 0; i < m.nparams; i++)
         m.elements += m.params[i].rows * m.params[i].cols, vectors += m.params[i].ndim == 1 ? m.params[i].rows : 0;
     PL_GO(rc, PL_NEW(&m.small, vectors, err));
@@ -68,8 +100,16 @@ out:
     return rc;
 }
 
+int pl_model_open(pl_model *out, const char *dir, pl_error *err) { return open_model(out, dir, false, 0, err); }
+
+int pl_model_open_scored(pl_model *out, const char *dir, uint64_t seed, pl_error *err) {
+    return open_model(out, dir, true, seed, err);
+}
+
 void pl_model_close(pl_model *m) {
     if (!m) return;
+    if (m->drawn) pl_free((void *)(uintptr_t)m->drawn->data);
+    pl_free(m->drawn);
     pl_free(m->stored.layers);
     pl_free(m->converted);
     pl_free(m->small);
@@ -99,7 +139,8 @@ int pl_model_convert(pl_model *m, pl_dtype dtype, const pl_ops *ops, pl_arena *a
     int rc = 0;
     if (!m->converted) PL_GO(rc, PL_NEW(&m->converted, m->nparams, err));
     for (int64_t i = 0; i < m->nparams; i++) {
-        const pl_tensor *from = pl_tensors_find(m->files, m->params[i].name);
+        bool drawn = m->drawn && m->params[i].role == PL_ROLE_SCORE;
+        const pl_tensor *from = drawn ? m->drawn : pl_tensors_find(m->files, m->params[i].name);
         pl_tensor *to = &m->converted[i];
         int64_t n = m->params[i].rows * m->params[i].cols;
         void *data = NULL;

@@ -19,11 +19,16 @@ typedef struct pl_model {
     pl_weights stored;         /* views of the map; norms and biases converted to real */
     real *small;               /* owned: the converted norms and biases */
     pl_tensor *converted;      /* owned: the tensors in another type (pl_model_convert), NULL otherwise */
+    pl_tensor *drawn;          /* owned, with its data: a score head that no file holds, F32; NULL otherwise */
     int64_t elements;
 } pl_model;
 
 /* Maps the weights, converts norms and biases. Errors name file and tensor. */
 int pl_model_open(pl_model *m, const char *dir, pl_error *err);
+/* The same with a score head: that of a ...ForSequenceClassification directory (one label), or over a causal model a
+ * new one, drawn as transformers draws it, normal(0, initializer_range), from `seed`. pl_model_open refuses the first,
+ * so that nothing takes a reward model for a language model. */
+int pl_model_open_scored(pl_model *m, const char *dir, uint64_t seed, pl_error *err);
 void pl_model_close(pl_model *m); /* safe on zeroed storage */
 /* Stores the frozen weights in `dtype` from now on (rounded once), out of `arena`, tag "weights": tensors and weights
  * then point there. May be called again over another arena (measuring first, then real). */
@@ -61,7 +66,8 @@ typedef struct pl_trainable {
 /* Full fine-tuning: masters and gradients out of `arena` (measuring: only counted), tags "masters", "gradients". */
 int pl_trainable_full(pl_trainable *t, const pl_model *m, pl_arena *arena, pl_error *err);
 /* LoRA: A and B and their gradients out of `arena`, tags "adapter", "gradients"; A uniform +-1/sqrt(in) from seed, B
- * zero. */
+ * zero. With a score head (c->score, which must be so exactly where the model has one) that is trained too, in f32 from
+ * the model's. */
 int pl_trainable_lora(pl_trainable *t, const pl_model *m, const pl_peft_config *c, uint64_t seed, pl_arena *arena,
                       pl_error *err);
 void pl_trainable_release(pl_trainable *t);
@@ -71,8 +77,8 @@ void pl_trainable_load_masters(pl_trainable *t, const pl_model *m, const pl_ops 
 int pl_trainable_load_adapter(pl_trainable *t, const char *dir, const pl_ops *ops, pl_error *err);
 void pl_trainable_zero_grads(pl_trainable *t);
 
-/* A frozen adapter: weights of DIR on model m; every buffer out of `arena`. Release the module array with
- * pl_free(lora->modules). */
+/* A frozen adapter: weights of DIR on model m, its score head with it; every buffer out of `arena`. Release the module
+ * array with pl_free(lora->modules). */
 int pl_lora_open(pl_lora *lora, const pl_model *m, const char *dir, const pl_ops *ops, pl_arena *arena, pl_error *err);
 
 /* W + scale B A of one layer into out [rows*cols] of real, summed in real and in the order of r. */

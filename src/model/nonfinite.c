@@ -76,5 +76,7 @@ void pl_weights_find_nonfinite(char name[PL_NONFINITE_NAME], const pl_weights *w
     snprintf(name, PL_NONFINITE_NAME, "model.norm.weight");
     if (in_vector(w->norm, w->arch->C)) return;
     snprintf(name, PL_NONFINITE_NAME, "lm_head.weight");
-    if (!in_mat(&w->head)) name[0] = 0;
+    if (in_mat(&w->head)) return;
+    snprintf(name, PL_NONFINITE_NAME, "score.weight");
+    if (lora && lora->score ? !in_vector(lora->score, w->arch->C) : !in_mat(&w->score)) name[0] = 0;
 }

@@ -74,7 +74,10 @@ int pl_arch_params(pl_param_spec **out, int64_t *n, const pl_arch *a, pl_error *
         add(&l, PL_ROLE_NORM2, i, a->C, 0, "post_attention_layernorm.weight");
     }
     add(&l, PL_ROLE_FINAL_NORM, -1, a->C, 0, "model.norm.weight");
-    if (!a->tied) add(&l, PL_ROLE_HEAD, -1, a->V, a->C, "lm_head.weight");
+    if (a->head != PL_ARCH_LM)
+        add(&l, PL_ROLE_SCORE, -1, 1, a->C, "score.weight");
+    else if (!a->tied)
+        add(&l, PL_ROLE_HEAD, -1, a->V, a->C, "lm_head.weight");
     *out = l.p;
     *n = l.n;
     return 0;
@@ -127,6 +130,7 @@ static int refuse_unexpected(const pl_arch *a, const pl_tensors *ts, const bool 
     for (int64_t i = 0; i < pl_tensors_count(ts); i++) {
         const pl_tensor *t = pl_tensors_at(ts, i);
         if (used[i] || known_buffer(t->name)) continue;
+        if (a->head == PL_ARCH_NEW_SCORE && strcmp(t->name, "lm_head.weight") == 0) continue;
         if (a->tied && strcmp(t->name, "lm_head.weight") == 0) {
             log_tied_head(ts, t);
             continue;
@@ -153,6 +157,7 @@ int pl_arch_bind(const pl_tensor ***out, const pl_arch *a, const pl_param_spec *
     PL_GO(rc, PL_NEW(&used, PL_MAX(pl_tensors_count(ts), 1), err));
     for (int64_t i = 0; i < n; i++) {
         const pl_param_spec *p = &params[i];
+        if (p->role == PL_ROLE_SCORE && a->head == PL_ARCH_NEW_SCORE) continue;
         rc = pl_tensors_need(&bound[i], ts, p->name, p->ndim, (int64_t[]){p->rows, p->cols}, err);
         if (rc == PL_E_MISMATCH && p->role == PL_ROLE_HEAD)
             pl_error_context(err, rc, "config.json says tie_word_embeddings: false");

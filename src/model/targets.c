@@ -42,7 +42,7 @@ int pl_arch_modules(pl_module **out, int64_t *n, const pl_arch *a, pl_error *err
     for (int64_t i = 0; i < a->L; i++) add_layer(list, &count, i);
     add(list, &count, PL_MODULE_OTHER, "model.norm");
     add(list, &count, PL_MODULE_OTHER, "model.rotary_emb");
-    add(list, &count, PL_MODULE_HEAD, "lm_head");
+    add(list, &count, PL_MODULE_HEAD, a->head == PL_ARCH_LM ? "lm_head" : "score");
     *out = list;
     *n = count;
     return 0;

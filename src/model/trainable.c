@@ -30,6 +30,7 @@ static void bind_full(pl_trainable *t, const pl_param_spec *s, pl_param *p) {
     switch (s->role) {
     case PL_ROLE_EMBED: t->weights.embed = mat, t->grads.embed = p->grad; break;
     case PL_ROLE_HEAD: t->weights.head = mat, t->grads.head = p->grad; break;
+    case PL_ROLE_SCORE: t->weights.score = mat, t->grads.score = p->grad; break;
     case PL_ROLE_FINAL_NORM: t->weights.norm = p->value, t->grads.norm = p->grad; break;
     case PL_ROLE_LIN_WEIGHT: lw->w[s->lin] = mat, lg->w[s->lin] = p->grad; break;
     case PL_ROLE_LIN_BIAS: lw->b[s->lin] = p->value, lg->b[s->lin] = p->grad; break;
@@ -125,16 +126,47 @@ out:
     return rc;
 }
 
+#define SCORE_NAME PL_PEFT_PREFIX "score.weight"
+
+/* The score head that the adapter carries (PEFT's modules_to_save). */
+static int take_score(pl_lora *lora, pl_param *p, const pl_model *m, bool trained, pl_arena *arena, pl_error *err) {
+    int64_t C = m->arch.C;
+    int rc = PL_TAKE(arena, &lora->score, C, "adapter", err);
+    if (rc == 0 && trained) rc = PL_TAKE(arena, &lora->dscore, C, "gradients", err);
+    *p = (pl_param){.name = SCORE_NAME,
+                    .rows = 1,
+                    .cols = C,
+                    .n = C,
+                    .ndim = 2,
+                    .decay = true,
+                    .layer = -1,
+                    .value = lora->score,
+                    .grad = lora->dscore};
+    return rc;
+}
+
+static int check_task(const pl_model *m, const pl_peft_config *c, pl_error *err) {
+    bool scored = m->arch.head != PL_ARCH_LM;
+    if (c->score == scored) return 0;
+    return PL_FAIL(err, PL_E_MISMATCH,
+                   scored
+                       ? "the adapter is one of a causal language model (task_type CAUSAL_LM): merge it into its base "
+                         "and start the reward model from that"
+                       : "the adapter is one of a reward model (task_type SEQ_CLS), want one of a language model");
+}
+
 static int new_lora(pl_trainable *out, const pl_model *m, const pl_peft_config *c, bool trained, pl_arena *arena,
                     pl_error *err) {
     pl_trainable t = {.is_lora = true, .weights = m->stored};
     pl_peft_site *sites = NULL;
     int rc;
+    PL_GO(rc, check_task(m, c, err));
     PL_GO(rc, pl_arch_match(&sites, &m->arch, c, err));
     PL_GO(rc, PL_NEW(&t.modules, m->arch.L * PL_LIN_COUNT, err));
-    PL_GO(rc, PL_NEW(&t.params, 2 * m->arch.L * PL_LIN_COUNT, err));
+    PL_GO(rc, PL_NEW(&t.params, 2 * m->arch.L * PL_LIN_COUNT + 1, err));
     t.lora.modules = t.modules;
     PL_GO(rc, take_modules(&t.lora, t.params, &t.n, m, sites, trained, arena, err));
+    if (c->score) PL_GO(rc, take_score(&t.lora, &t.params[t.n++], m, trained, arena, err));
     for (int64_t i = 0; i < t.n; i++) t.elements += t.params[i].n;
     t.lora.dropout = (real)c->dropout;
     *out = t;
@@ -149,12 +181,16 @@ int pl_trainable_lora(pl_trainable *out, const pl_model *m, const pl_peft_config
                       pl_error *err) {
     int rc = new_lora(out, m, c, true, arena, err);
     if (rc || arena->measuring) return rc;
-    for (int64_t i = 0; i < out->n; i += 2) { /* A: kaiming uniform with a = sqrt(5) is +-1/sqrt(in); B is zero */
+    for (int64_t i = 0; i + 1 < out->n; i += 2) { /* A: kaiming uniform with a = sqrt(5) is +-1/sqrt(in); B is zero */
         pl_param *a = &out->params[i];
         double bound = 1.0 / sqrt((double)a->cols);
         for (int64_t j = 0; j < a->n; j++)
             a->value[j] = (real)((2 * pl_rng_unit64(pl_rng_mix(seed, (uint64_t)i), (uint64_t)j) - 1) * bound);
     }
+    if (!out->lora.score) return 0;
+    pl_ops ops;
+    pl_ops_init(&ops, PL_CPU_GENERIC);
+    ops.to_real(out->lora.score, m->stored.score.data, m->stored.score.type, m->arch.C);
     return 0;
 }
 

@@ -22,6 +22,7 @@ typedef struct pl_weights {
     const pl_arch *arch;
     pl_mat embed;             /* [V, C] */
     pl_mat head;              /* [V, C]; the same data as embed when tied */
+    pl_mat score;             /* [1, C] where there is a score head; data NULL in a causal model */
     const real *norm;         /* [C] final */
     pl_layer_weights *layers; /* [L] */
 } pl_weights;
@@ -35,7 +36,7 @@ typedef struct pl_layer_grads {
 } pl_layer_grads;
 
 typedef struct pl_grads {
-    real *embed, *head, *norm;
+    real *embed, *head, *score, *norm;
     pl_layer_grads *layers; /* [L] */
 } pl_grads;
 
@@ -52,6 +53,7 @@ typedef struct pl_lora {
     real dropout;            /* 0 when off */
     uint64_t dropout_key;    /* of seed and step */
     pl_lora_module *modules; /* [L * PL_LIN_COUNT] */
+    real *score, *dscore;    /* [C] the score head that an adapter for it carries and trains; NULL in a causal model */
 } pl_lora;
 
 static inline const pl_lora_module *pl_lora_at(const pl_lora *l, int64_t layer, int which) {

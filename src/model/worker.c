@@ -21,20 +21,29 @@ int pl_worker_take(pl_worker *k, const pl_arch *arch, const pl_backend *backend,
     int rc;
     PL_GO(rc, pl_forest_take(&k->forest, &spec->caps, arena, err));
     PL_GO(rc, pl_decoder_take(&k->decoder, arch, backend, &ds, arena, err));
-    PL_GO(rc, pl_head_take(&k->head, arch, backend, &hs, arena, err));
-    if (spec->training) PL_GO(rc, PL_TAKE(arena, &k->c, spec->caps.targets, "head", err));
+    if (arch->head == PL_ARCH_LM) {
+        PL_GO(rc, pl_head_take(&k->head, arch, backend, &hs, arena, err));
+        if (spec->training) PL_GO(rc, PL_TAKE(arena, &k->c, spec->caps.targets, "head", err));
+    } else {
+        PL_GO(rc, pl_score_head_take(&k->score, arch, backend, spec->caps.sequences, spec->training, arena, err));
+        if (spec->training) PL_GO(rc, PL_TAKE(arena, &k->d_score, spec->caps.sequences, "head", err));
+    }
 out:
     return rc;
 }
 
+bool pl_worker_is_scored(const pl_worker *k) { return k->score.arch != NULL; }
+
 int pl_worker_prepare(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_grads *grads, pl_error *err) {
     int rc = pl_decoder_prepare(&k->decoder, w, lora, grads, err);
-    return rc ? rc : pl_head_prepare(&k->head, w, grads != NULL, err);
+    return rc || pl_worker_is_scored(k) ? rc : pl_head_prepare(&k->head, w, grads != NULL, err);
 }
 
 static int run(pl_worker *k, const pl_weights *w, const pl_lora *lora, bool keep, pl_error *err) {
     int rc = pl_decoder_forward(&k->decoder, w, lora, &k->forest, keep, err);
-    return rc ? rc : pl_head_forward(&k->head, w, &k->forest, k->decoder.x_last, keep, err);
+    if (rc) return rc;
+    return pl_worker_is_scored(k) ? pl_score_head_forward(&k->score, w, lora, &k->forest, k->decoder.x_last, err)
+                                  : pl_head_forward(&k->head, w, &k->forest, k->decoder.x_last, keep, err);
 }
 
 int pl_worker_forward(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_dataset *d, const int64_t *rows,
@@ -45,14 +54,29 @@ int pl_worker_forward(pl_worker *k, const pl_weights *w, const pl_lora *lora, co
 
 int pl_worker_backward(pl_worker *k, pl_trainable *t, pl_error *err) {
     const pl_grads *g = t->is_lora ? NULL : &t->grads;
-    int rc = pl_head_backward(&k->head, &t->weights, g, &k->forest, k->c, k->decoder.dx, err);
+    int rc = 0;
+    if (pl_worker_is_scored(k))
+        pl_score_head_backward(&k->score, &t->weights, t->is_lora ? t->lora.dscore : g->score, g ? g->norm : NULL,
+                               &k->forest, k->d_score, k->decoder.dx);
+    else
+        rc = pl_head_backward(&k->head, &t->weights, g, &k->forest, k->c, k->decoder.dx, err);
     return rc ? rc : pl_decoder_backward(&k->decoder, &t->weights, t->is_lora ? &t->lora : NULL, g, &k->forest, err);
+}
+
+double pl_worker_token_weight(const pl_worker *k, int64_t s, int64_t i) {
+    const pl_sequence *q = &k->forest.sequences[s];
+    int64_t behind = q->first_target + q->ntargets - i; /* this token and those after it */
+    if (behind > q->ntargets - q->prompt_targets) return 0;
+    if (k->ld_discount == 0) return 1;
+    int64_t place = q->length - behind, shorter = PL_MIN(q->length, k->forest.sequences[s ^ 1].length);
+    return place < shorter ? 1 : 1 - k->ld_discount;
 }
 
 double pl_worker_sequence_logp(const pl_worker *k, int64_t s) {
     const pl_sequence *q = &k->forest.sequences[s];
     double sum = 0;
-    for (int64_t i = q->first_target; i < q->first_target + q->ntargets; i++) sum += (double)k->head.logp[i];
+    for (int64_t i = q->first_target + q->prompt_targets; i < q->first_target + q->ntargets; i++)
+        sum += pl_worker_token_weight(k, s, i) * (double)k->head.logp[i];
     return sum;
 }
 

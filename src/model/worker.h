@@ -1,19 +1,24 @@
-/* model/worker.h: one set of micro-batch buffers and what runs in them: forest, decoder, head. Scoring, reference,
- * training and evaluation all go through it, so there is one path from rows to log-probs. */
+/* model/worker.h: one set of micro-batch buffers and what runs in them: forest, decoder, and the head or a score head.
+ * Scoring, reference, training and evaluation all go through it, so there is one path from rows to log-probs or scores.
+ */
 #ifndef PL_WORKER_H
 #define PL_WORKER_H
 
 #include "model/head.h"
 #include "model/model.h"
+#include "model/score.h"
 
 typedef struct pl_worker {
     pl_backend backend;
     pl_decoder decoder;
-    pl_head head;
+    pl_head head;        /* of a causal model */
+    pl_score_head score; /* of one with a score head */
     pl_forest forest;
     int64_t budget_tok; /* micro_batch_tokens: of training */
     int64_t pass_tok;   /* of passes that only score */
-    double *c;          /* [targets] dL/dlogp of the micro-batch; NULL without training */
+    double ld_discount; /* 1 - ld_alpha: what a token beyond the shorter answer of its pair counts less; 0 */
+    double *c;          /* [targets] dL/dlogp of the micro-batch; NULL without training, or with a score head */
+    double *d_score;    /* [sequences] dL/dscore; NULL without training, or without a score head */
 } pl_worker;
 
 typedef struct pl_worker_spec {
@@ -30,15 +35,20 @@ int pl_worker_take(pl_worker *k, const pl_arch *arch, const pl_backend *backend,
 /* Makes the matrix products of these weights. lora, grads may be NULL. */
 int pl_worker_prepare(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_grads *grads, pl_error *err);
 
-/* Builds the batch of rows[0..n) and runs it: k->head then holds log-probs and statistics. keep: a backward pass
- * follows. */
+/* Builds the batch of rows[0..n) and runs it: k->head then holds log-probs and statistics, or k->score the scores.
+ * keep: a backward pass follows. */
 int pl_worker_forward(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_dataset *d, const int64_t *rows,
                       int64_t n, int64_t step_index, bool score_prompt, bool keep, pl_error *err);
-/* Backward of the last forward pass, with k->c filled. */
+/* Whether the worker yields scores (k->score.score), not log-probs (k->head). */
+bool pl_worker_is_scored(const pl_worker *k);
+/* Backward of the last forward pass, with k->c (or k->d_score) filled. */
 int pl_worker_backward(pl_worker *k, pl_trainable *t, pl_error *err);
 
-/* Sum of the log-probs of sequence s of the current batch, in double, in order. */
+/* Sum of the log-probs of sequence s's completion tokens of the current batch, each with its weight, in double, in
+ * order. Rows of two answers have them side by side. */
 double pl_worker_sequence_logp(const pl_worker *k, int64_t s);
+/* What target i of sequence s counts in that sum: 0 for a prompt token, 1, or 1 - ld_discount. */
+double pl_worker_token_weight(const pl_worker *k, int64_t s, int64_t i);
 
 /* For errors: where the numbers of the current batch stop being finite, as a sentence part: "the first such value comes
  * out of layer 1, and model.layers.1.mlp.down_proj.weight holds one". Runs the forward pass again. */
