@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -126,7 +127,7 @@ double probe_peak(probe_kind kind, int threads, double seconds) { return burn_ra
 /* --- memory
  * -------------------------------------------------------------------------------------------------------------------
  */
-enum { STREAM = 32 * 1024 * 1024 };
+enum { STREAM = 32 * 1024 * 1024, HUGE_PAGE = 2 * 1024 * 1024 };
 
 double probe_triad(int threads) {
     (void)threads;
@@ -162,11 +163,12 @@ static int read_part(const lanes *x, int n) {
 
 double probe_read(int threads, bool cpu_time) {
     int n = 3 * STREAM / 16, sink = 0, part = n / 64;
-    lanes *x = aligned_alloc(64, (size_t)n * sizeof *x);
+    lanes *x = aligned_alloc(HUGE_PAGE, (size_t)n * sizeof *x);
     double best = 1e9;
     clockid_t id = cpu_time ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
     int shares = cpu_time ? threads : 1;
     if (!x) return 0;
+    (void)madvise(x, (size_t)n * sizeof *x, MADV_HUGEPAGE); /* a Zen 4 reads 4 KB pages at two thirds of the speed */
     memset(x, 1, (size_t)n * sizeof *x);
     for (int run = 0; run < 5; run++) {
         double t = clock_seconds(id);
