@@ -56,6 +56,9 @@ int pl_arch_load(pl_arch *out, const char *dir, pl_error *err);
 /* The same from parsed JSON; generation may be NULL; `what` names the config in errors. */
 int pl_arch_parse(pl_arch *out, const pl_json *config, const pl_json *generation, const char *what, pl_error *err);
 
+/* "LlamaForSequenceClassification": architectures[0] of the family's reward models; static. */
+const char *pl_arch_classifier(const pl_arch *a);
+
 /* Inverse frequencies of RoPE, inv[D/2], in float32 arithmetic as transformers computes them. `length` is the longest
  * position + 1 of the row (only the dynamic rule reads it; 0 = up to max_position). */
 void pl_rope_frequencies(float *inv, const pl_arch *a, int64_t length);

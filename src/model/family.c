@@ -30,3 +30,9 @@ int pl_family_find(const pl_family **out, bool *classifier, const pl_json *confi
     return PL_FAIL(err, PL_E_UNSUPPORTED, "%s: %s %.100s is not supported (known: " KNOWN ")", what,
                    type ? "model_type" : "architecture", type ? type : arch);
 }
+
+const char *pl_arch_classifier(const pl_arch *a) {
+    for (int64_t i = 0; i < PL_LEN(families); i++)
+        if (strcmp(families[i]->model_type, a->family) == 0) return families[i]->classifier;
+    return NULL;
+}
