@@ -4,7 +4,9 @@ No trainer is built: the method is called on a stand-in for `self` that has the 
 that returns the given numbers. What makes that possible, and the only changes:
 - torch's default type is float64 and Tensor.float() returns float64 while TRL's code runs (exo_pair's constants, ORPO's odds and
   alpha_divergence are float32 otherwise).
-- DPOTrainer._compute_loss has a table of exponent limits per dtype that lacks float64: the limit of float32, 80, is put in.
+- DPOTrainer._compute_loss has a table of exponent limits per dtype that lacks float64: the limit of float32, 80, is put in. Its
+  weighting (WPO) multiplies the loss in place, which PyTorch refuses in the backward pass of hinge and for sft: `out_of_place=True`
+  multiplies out of place, to say what those would be.
 - ORPO and CPO read log-probs off logits. Here the "logits" of a position are its log-prob alone, and the two functions that they use
   (selective_log_softmax, nn.CrossEntropyLoss) return it; masks, shifts, sums and means are TRL's.
 Pinned: torch 2.13.0, trl 1.16.0 (see common.py).
@@ -86,14 +88,16 @@ def stand_in(cls, **attributes):
     return made
 
 
-def patched_dpo_loss():
+def patched_dpo_loss(out_of_place=False):
     from trl.trainer import dpo_trainer
 
     source = textwrap.dedent(inspect.getsource(dpo_trainer.DPOTrainer._compute_loss))
-    limit = "torch.float32: 80.0}"
-    assert source.count(limit) == 1
-    space = {}
-    exec(source.replace(limit, "torch.float32: 80.0, torch.float64: 80.0}"), vars(dpo_trainer), space)
+    limit, weighting, space = "torch.float32: 80.0}", "per_sequence_loss *= ", {}
+    assert source.count(limit) == source.count(weighting) == 1
+    source = source.replace(limit, "torch.float32: 80.0, torch.float64: 80.0}")
+    if out_of_place:
+        source = source.replace(weighting, "per_sequence_loss = per_sequence_loss * ")
+    exec(source, vars(dpo_trainer), space)
     return space["_compute_loss"]
 
 
