@@ -230,6 +230,7 @@ static int begin(pl_decoder *d, const pl_weights *w, const pl_forest *f, pl_erro
         return PL_FAIL(err, PL_E_INTERNAL, "a batch of %" PRId64 " tokens, room for %" PRId64, f->T, d->max_T);
     fill_rope(d, f);
     d->backend.ops->embed(d->acts[0].x0, w->embed.data, w->embed.type, f->ids, f->T, d->arch->C);
+    pl_noise_add(d->acts[0].x0, &d->noise, f, d->arch->C);
     return 0;
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/arena.h"
 #include "data/forest.h"
+#include "model/noise.h"
 #include "model/weights.h"
 
 typedef struct pl_backend {
@@ -56,6 +57,7 @@ typedef struct pl_decoder {
     real *dq, *dk, *dv, *delta;
     real *dact;      /* [T,F] */
     float *inv_freq; /* [rot/2] */
+    pl_noise noise;  /* on the embeddings of what runs while it is set: training steps only */
 } pl_decoder;
 
 typedef struct pl_decoder_spec {
