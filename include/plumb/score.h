@@ -47,9 +47,9 @@ extern const pl_option pl_score_option_rows[];
 typedef struct pl_eval_options {
     const char *ref_model; /* directory; NULL: the base model with the adapter off, where there is an adapter */
     bool no_reference;     /* log-prob accuracy only */
-    pl_loss_params loss;   /* beta; bind pl_loss_options to &loss */
+    pl_loss_params loss;   /* beta; bind pl_beta_options to &loss */
 } pl_eval_options;
-/* The rows of pl_eval_options but `loss`, which has its own table (pl_loss_options). */
+/* The rows of pl_eval_options but `loss`, which has its own table (pl_beta_options). */
 extern const pl_option pl_eval_option_rows[];
 
 typedef struct pl_scorer pl_scorer;

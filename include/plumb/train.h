@@ -58,8 +58,9 @@ typedef struct pl_config {
     double max_grad_norm, weight_decay, adam_beta1, adam_beta2, adam_epsilon;
     int64_t seed;
     /* objective */
-    int loss_type;
+    pl_strlist loss_type, loss_weights;
     pl_loss_params loss;
+    int kl_pairing; /* random, fixed, batch */
     bool disable_dropout, precompute_ref_log_probs;
     /* machine */
     int bf16;
@@ -75,17 +76,30 @@ typedef struct pl_config {
 } pl_config;
 
 #define PL_TRAIN_TABLES 4
-#define PL_DPO_SUMMARY "Align a model to preference pairs (DPO)"
-#define PL_DPO_DESCRIPTION "Rows have prompt, chosen and rejected, or whole transcripts in chosen and rejected."
-#define PL_SFT_SUMMARY "Fine-tune a model on completions or text (SFT)"
-#define PL_SFT_DESCRIPTION "Rows have prompt and completion, or text."
-/* The commands that train: "dpo", "sft". NULL for another name. */
+/* The commands that train, "dpo" for example: NULL for another name. By number from 0: NULL behind the last. */
 const pl_command *pl_train_command(const char *name);
-/* Their tables, for programs that add some of their own behind them: {pl_train_option_rows, pl_train_other_rows,
- * pl_dpo_option_rows, pl_loss_options}, {pl_train_option_rows, pl_train_other_rows, pl_sft_option_rows, an empty one}.
- * The other rows are keys of TRL's files that have no effect here, or that do not exist yet. */
-extern const pl_option pl_train_option_rows[], pl_train_other_rows[], pl_dpo_option_rows[], pl_sft_option_rows[];
-extern const pl_option_default pl_sft_option_defaults[];
+const pl_command *pl_train_command_at(int64_t i);
+/* The tables of a command are {options of all, keys of TRL's files that have no effect here or do not exist yet,
+ * options of the command, parameters of its objectives}; a program may build a command of its own with more tables
+ * behind them.
+ */
+extern const pl_option pl_train_option_rows[], pl_train_other_rows[];
+/* X(name, what its rows are called, summary, description) for each of them. pl_NAME_option_rows, pl_NAME_loss_options
+ * and pl_NAME_option_defaults are its own tables. */
+#define PL_PAIR_ROWS_TEXT "Rows have prompt, chosen and rejected, or whole transcripts in chosen and rejected."
+#define PL_LABEL_ROWS_TEXT                                                                                             \
+    "Rows have prompt, completion and label (true: desirable); preference rows become two such rows each."
+#define PL_TRAIN_COMMANDS(X)                                                                                           \
+    X(sft, "rows", "Fine-tune a model on completions or text (SFT)", "Rows have prompt and completion, or text.")      \
+    X(dpo, "pairs", "Align a model to preference pairs (DPO and its family)", PL_PAIR_ROWS_TEXT)                       \
+    X(kto, "rows", "Align a model to good and bad answers (KTO)", PL_LABEL_ROWS_TEXT)                                  \
+    X(orpo, "pairs", "Fine-tune and align in one, without a reference (ORPO)", PL_PAIR_ROWS_TEXT)                      \
+    X(cpo, "pairs", "Align without a reference (CPO, SimPO, AlphaPO)", PL_PAIR_ROWS_TEXT)                              \
+    X(bco, "rows", "Align a model to good and bad answers (BCO)", PL_LABEL_ROWS_TEXT)
+#define PL_TRAIN_DECLARE(NAME, UNIT, SUMMARY, DESCRIPTION)                                                             \
+    extern const pl_option pl_##NAME##_option_rows[], pl_##NAME##_loss_options[];                                      \
+    extern const pl_option_default pl_##NAME##_option_defaults[];
+PL_TRAIN_COMMANDS(PL_TRAIN_DECLARE)
 /* Binds every table of a training command to c; returns bases. */
 void *const *pl_train_bases(void *bases[PL_TRAIN_TABLES], pl_config *c);
 

@@ -13,7 +13,7 @@ static const pl_option rows[] = {{.name = "json",
                                   .group = "Output",
                                   .help = "print one JSON object"},
                                  {0}};
-static const pl_option *const tables[] = {pl_score_option_rows, pl_eval_option_rows, pl_loss_options, rows,
+static const pl_option *const tables[] = {pl_score_option_rows, pl_eval_option_rows, pl_beta_options, rows,
                                           cli_config_rows,      cli_thread_rows,     cli_log_rows,    NULL};
 
 static void on_progress(void *user, int64_t done, int64_t total) {

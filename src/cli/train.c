@@ -1,16 +1,9 @@
-/* train.c: plumb dpo, plumb sft: progress on the terminal; the rest is libplumb's. */
+/* train.c: the commands that train: progress on the terminal; the rest is libplumb's. */
 #include <math.h>
 #include <string.h>
 
 #include "cli.h"
 #include "plumb/train.h"
-
-static const pl_option no_rows[] = {{0}};
-static const pl_option *const dpo_tables[] = {
-    pl_train_option_rows, pl_train_other_rows, pl_dpo_option_rows, pl_loss_options,
-    cli_config_rows,      cli_thread_rows,     cli_log_rows,       NULL};
-static const pl_option *const sft_tables[] = {pl_train_option_rows, pl_train_other_rows, pl_sft_option_rows, no_rows,
-                                              cli_config_rows,      cli_thread_rows,     cli_log_rows,       NULL};
 
 /* --- progress --- */
 
@@ -97,19 +90,23 @@ static int run(cli_ui *ui, const pl_command *desc, const char *unit, int argc, c
     return rc;
 }
 
-static int run_dpo(cli_ui *ui, int argc, const char *const *argv, pl_error *err) {
-    return run(ui, &cli_dpo.desc, "pairs", argc, argv, err);
-}
-static int run_sft(cli_ui *ui, int argc, const char *const *argv, pl_error *err) {
-    return run(ui, &cli_sft.desc, "rows", argc, argv, err);
-}
-
-const cli_command cli_dpo = {
-    .desc = {.name = "dpo", .summary = PL_DPO_SUMMARY, .description = PL_DPO_DESCRIPTION, .tables = dpo_tables},
-    .run = run_dpo};
-const cli_command cli_sft = {.desc = {.name = "sft",
-                                      .summary = PL_SFT_SUMMARY,
-                                      .description = PL_SFT_DESCRIPTION,
-                                      .tables = sft_tables,
-                                      .defaults = pl_sft_option_defaults},
-                             .run = run_sft};
+/* The commands of the library, each with the program's own tables behind its own. */
+#define COMMAND(NAME, UNIT, SUMMARY, DESCRIPTION)                                                                      \
+    static const pl_option *const NAME##_tables[] = {pl_train_option_rows,                                             \
+                                                     pl_train_other_rows,                                              \
+                                                     pl_##NAME##_option_rows,                                          \
+                                                     pl_##NAME##_loss_options,                                         \
+                                                     cli_config_rows,                                                  \
+                                                     cli_thread_rows,                                                  \
+                                                     cli_log_rows,                                                     \
+                                                     NULL};                                                            \
+    static int run_##NAME(cli_ui *ui, int argc, const char *const *argv, pl_error *err) {                              \
+        return run(ui, &cli_##NAME.desc, UNIT, argc, argv, err);                                                       \
+    }                                                                                                                  \
+    const cli_command cli_##NAME = {.desc = {.name = #NAME,                                                            \
+                                             .summary = SUMMARY,                                                       \
+                                             .description = DESCRIPTION,                                               \
+                                             .tables = NAME##_tables,                                                  \
+                                             .defaults = pl_##NAME##_option_defaults},                                 \
+                                    .run = run_##NAME};
+PL_TRAIN_COMMANDS(COMMAND)

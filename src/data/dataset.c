@@ -277,6 +277,28 @@ out:
     return rc;
 }
 
+/* Answers [first, first + n) of a slot as a row. */
+static int add_row(loader *l, const slot *s, int64_t source, int64_t first, int64_t n, pl_error *err) {
+    pl_row_ids row = {.source = source,
+                      .line = s->number,
+                      .answers = n,
+                      .prompt_count = s->prompt_count,
+                      .label = l->form.split ? first == 0 : s->text.label,
+                      .margin = s->text.margin};
+    row.prompt = s->prompt_count > 0 ? s->ids.prompt.ids + s->prompt_first : NULL;
+    for (int64_t a = 0; a < n; a++) {
+        row.answer[a] = s->ids.answer[first + a].ids + s->ids.start[first + a];
+        row.answer_count[a] = s->answer_count[first + a];
+    }
+    return pl_rows_add(&l->rows, &row, err);
+}
+
+/* A pair as two rows with a label. */
+static int add_split(loader *l, const slot *s, int64_t source, pl_error *err) {
+    int rc = add_row(l, s, source, 0, 1, err);
+    return rc ? rc : add_row(l, s, source, 1, 1, err);
+}
+
 static int take_slot(loader *l, slot *s, pl_error *err) {
     int rc;
     int64_t source = l->report.read;
@@ -287,13 +309,7 @@ static int take_slot(loader *l, slot *s, pl_error *err) {
     count_row(&l->report, s);
     PL_GO(rc, note_columns(l, s, err));
     if (!s->kept) goto out;
-    pl_row_ids row = {.source = source, .line = s->number, .answers = s->text.answers, .prompt_count = s->prompt_count};
-    row.prompt = s->prompt_count > 0 ? s->ids.prompt.ids + s->prompt_first : NULL;
-    for (int64_t a = 0; a < row.answers; a++) {
-        row.answer[a] = s->ids.answer[a].ids + s->ids.start[a];
-        row.answer_count[a] = s->answer_count[a];
-    }
-    PL_GO(rc, pl_rows_add(&l->rows, &row, err));
+    PL_GO(rc, l->form.split ? add_split(l, s, source, err) : add_row(l, s, source, 0, s->text.answers, err));
     if (l->shown < SHOWN_SEAMS && l->form.kind != PL_DATA_TEXT) PL_GO(rc, show_seam(l, s, err));
 out:
     return rc;

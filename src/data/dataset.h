@@ -1,7 +1,7 @@
 /* data/dataset.h: tokenized rows: a prompt and its answers. Everything that training needs of the data file, and the
  * counts that tell what was done to it. Columns are read in reader.c, the seam is in seam.c, the loading, truncation
  * and counting in dataset.c, the words of the report in report.c, growing and hashing in rows.c, order and split in
- * order.c, names of data sets in resolve.c. */
+ * order.c, mismatched answers in mismatch.c, names of data sets in resolve.c. */
 #ifndef PL_DATASET_H
 #define PL_DATASET_H
 
@@ -12,6 +12,7 @@ typedef struct pl_tokenizer pl_tokenizer; /* plumb/tokenizer.h */
 typedef enum pl_data_kind {
     PL_DATA_PREFERENCE, /* prompt, chosen, rejected: two answers (0 chosen, 1 rejected) */
     PL_DATA_COMPLETION, /* prompt, completion: one answer */
+    PL_DATA_LABELLED,   /* prompt, completion, label: one answer; pairs become two rows */
     PL_DATA_TEXT        /* text: an empty prompt and one answer, whose first token is not scored */
 } pl_data_kind;
 
@@ -19,6 +20,8 @@ typedef enum pl_seam { PL_SEAM_CONTINUE, PL_SEAM_JOINT, PL_SEAM_REFUSE } pl_seam
 
 typedef struct pl_data_options {
     bool preference; /* what the command needs: preference rows, or prompt/completion or text rows */
+    bool labelled;   /* ... or rows with a label, or preference rows to be split into them */
+    bool margin;     /* preference rows may have a number `margin` */
     pl_seam seam;
     int64_t max_length;        /* tokens of prompt + answer, keep_start; 0 = no limit */
     int64_t max_prompt_length; /* keeps the prompt's last tokens behind a leading BOS (DECISIONS 24); 0 = no limit */
@@ -37,6 +40,8 @@ typedef struct pl_row {
     int64_t line;   /* 1-based line of the file */
     pl_span prompt;
     int64_t first_answer, answers; /* into pl_dataset.answers */
+    bool label;                    /* LABELLED: desirable */
+    double margin;                 /* of the data; 0 without */
 } pl_row;
 
 #define PL_DATA_LISTED 8
@@ -75,7 +80,8 @@ typedef struct pl_dataset {
     int64_t nids;
     int64_t longest_row, longest_tree; /* tokens: of one prompt+answer; of prompt + all answers */
     pl_data_report report;
-    pl_hash hash; /* of ids, prompt lengths and answers of all kept rows */
+    pl_hash hash;   /* of ids, prompt lengths and answers of all kept rows */
+    int64_t *mixed; /* [n] scratch of pl_dataset_mismatch; NULL before */
 } pl_dataset;
 
 /* Reads and tokenizes a JSON-lines file (plain or gzip), rows in parallel, with the same result for any number of
@@ -93,6 +99,21 @@ int pl_dataset_split(pl_dataset *d, pl_dataset **held, double share, uint64_t se
 /* `dataset_name` (DECISIONS 23): a file, or a directory with train*, test* and validation* files. split: "train",
  * "test"... A name that is neither is an error that says plumb never downloads. *out owned. */
 int pl_dataset_resolve(char **out, const char *name, const char *split, pl_error *err);
+
+/* KTO's mismatched answers (DECISIONS 28): every row gets, as its second answer, the completion of another row (its
+ * tokens are not copied), cut to what max_length (0: none) leaves behind the prompt. RANDOM: a new pairing for each
+ * epoch; FIXED: that of epoch 0; BATCH: the row before it among `batch` consecutive rows, as TRL. RANDOM and FIXED pair
+ * no row with one of the same prompt, where there is another. The first call makes room, the others allocate nothing.
+ * PL_E_RANGE when there is one row only. */
+typedef enum pl_pairing { PL_PAIRING_RANDOM, PL_PAIRING_FIXED, PL_PAIRING_BATCH } pl_pairing;
+typedef struct pl_mismatch {
+    pl_pairing pairing;
+    uint64_t seed;
+    int64_t batch, max_length;
+} pl_mismatch;
+int pl_dataset_mismatch(pl_dataset *d, const pl_mismatch *m, int64_t epoch, pl_error *err);
+/* A hash of key and of all that decides the answers of an epoch but the rows themselves. */
+int pl_mismatch_key(pl_hash *out, const pl_hash *key, const pl_mismatch *m, int64_t epoch, pl_error *err);
 
 /* Row order of one epoch: out[n]. random: PyTorch's permutation for seed + epoch (trl-spec 0); else the file's order.
  */

@@ -18,7 +18,11 @@ static int subset(pl_dataset **out, const pl_dataset *d, const bool *held, bool 
     for (int64_t r = 0; r < d->n; r++) {
         if (held[r] != want) continue;
         const pl_row *row = &d->rows[r];
-        pl_row_ids ids = {.source = row->source, .line = row->line, .answers = row->answers};
+        pl_row_ids ids = {.source = row->source,
+                          .line = row->line,
+                          .answers = row->answers,
+                          .label = row->label,
+                          .margin = row->margin};
         ids.prompt = d->ids + row->prompt.first;
         ids.prompt_count = row->prompt.count;
         for (int64_t a = 0; a < row->answers; a++) {

@@ -2,6 +2,7 @@
  * columns is an error, never a guess. */
 #include "data/reader.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -59,7 +60,15 @@ int pl_row_form_of(pl_row_form *out, const pl_json *row, const pl_data_options *
     if (rc != 0) return rc;
     bool pair = pl_json_has(row, "chosen") && pl_json_has(row, "rejected");
     bool completion = pl_json_has(row, "prompt") && pl_json_has(row, "completion");
-    if (options->preference) {
+    form.margin = options->margin;
+    if (options->labelled) {
+        form.kind = PL_DATA_LABELLED;
+        form.split = !(completion && pl_json_has(row, "label"));
+        form.transcripts = form.split && !pl_json_has(row, "prompt");
+        if (form.split && !pair)
+            return fail_columns(row, where, "rows with prompt, completion and label, or preference rows, are wanted",
+                                err);
+    } else if (options->preference) {
         if (!pair)
             return fail_columns(row, where, "preference rows have prompt, chosen and rejected, or chosen and rejected",
                                 err);
@@ -84,8 +93,12 @@ bool pl_row_form_uses(const pl_row_form *form, const char *column) {
     switch (form->kind) {
     case PL_DATA_TEXT: return strcmp(column, form->text_field) == 0;
     case PL_DATA_COMPLETION: return strcmp(column, "prompt") == 0 || strcmp(column, "completion") == 0;
+    case PL_DATA_LABELLED:
+        if (form->split) break;
+        return strcmp(column, "prompt") == 0 || strcmp(column, "completion") == 0 || strcmp(column, "label") == 0;
     case PL_DATA_PREFERENCE: break;
     }
+    if (form->margin && strcmp(column, "margin") == 0) return true;
     return strcmp(column, "prompt") == 0 || strcmp(column, "chosen") == 0 || strcmp(column, "rejected") == 0;
 }
 
@@ -93,6 +106,9 @@ const char *pl_row_form_name(const pl_row_form *form) {
     switch (form->kind) {
     case PL_DATA_TEXT: return "texts";
     case PL_DATA_COMPLETION: return "prompts with completions";
+    case PL_DATA_LABELLED:
+        if (form->split) return "preference pairs, each two labelled rows";
+        return "labelled completions";
     case PL_DATA_PREFERENCE: break;
     }
     return form->transcripts ? "preference pairs (transcripts)" : "preference pairs";
@@ -168,6 +184,39 @@ out:
     return rc;
 }
 
+static bool is_number(const pl_json *v) { return pl_json_kind_of(v) == PL_J_INT || pl_json_kind_of(v) == PL_J_DOUBLE; }
+
+/* The label of a row: true or false, or as a number 1 or 0. */
+static int read_label(bool *out, const pl_json *row, const char *where, pl_error *err) {
+    const pl_json *label = pl_json_get(row, "label");
+    if (pl_json_kind_of(label) == PL_J_BOOL)
+        *out = pl_json_bool(label);
+    else if (is_number(label) && (pl_json_double(label) == 0 || pl_json_double(label) == 1))
+        *out = pl_json_double(label) == 1;
+    else
+        return PL_FAIL(err, PL_E_FORMAT, "%s: \"label\" must be true or false (desirable or not)", where);
+    return 0;
+}
+
+static int read_completion(pl_row_text *t, const pl_json *row, const char *where, pl_error *err) {
+    int rc = read_column(&t->prompt, row, "prompt", where, err);
+    return rc ? rc : read_column(&t->answer[0], row, "completion", where, err);
+}
+
+static int read_labelled(pl_row_text *t, const pl_json *row, const char *where, pl_error *err) {
+    int rc = read_completion(t, row, where, err);
+    return rc ? rc : read_label(&t->label, row, where, err);
+}
+
+static int read_margin(double *out, const pl_json *row, const char *where, pl_error *err) {
+    const pl_json *margin = pl_json_get(row, "margin");
+    if (!margin) return 0;
+    if (!is_number(margin) || !isfinite(pl_json_double(margin)))
+        return PL_FAIL(err, PL_E_FORMAT, "%s: \"margin\" must be a finite number", where);
+    *out = pl_json_double(margin);
+    return 0;
+}
+
 int pl_row_read(pl_row_text *out, const pl_json *row, const pl_row_form *form, const char *where, pl_error *err) {
     int rc;
     pl_row_text t = {.answers = 1, .prompt = {"", 0}};
@@ -176,11 +225,17 @@ int pl_row_read(pl_row_text *out, const pl_json *row, const pl_row_form *form, c
                        pl_json_kind_name(pl_json_kind_of(row)));
     PL_GO(rc, check_conversational(row, where, err));
     switch (form->kind) {
-    case PL_DATA_PREFERENCE: PL_GO(rc, read_pair(&t, row, form, where, err)); break;
-    case PL_DATA_COMPLETION:
-        PL_GO(rc, read_column(&t.prompt, row, "prompt", where, err));
-        PL_GO(rc, read_column(&t.answer[0], row, "completion", where, err));
+    case PL_DATA_PREFERENCE:
+        PL_GO(rc, read_pair(&t, row, form, where, err));
+        if (form->margin) PL_GO(rc, read_margin(&t.margin, row, where, err));
         break;
+    case PL_DATA_LABELLED:
+        if (form->split)
+            PL_GO(rc, read_pair(&t, row, form, where, err));
+        else
+            PL_GO(rc, read_labelled(&t, row, where, err));
+        break;
+    case PL_DATA_COMPLETION: PL_GO(rc, read_completion(&t, row, where, err)); break;
     case PL_DATA_TEXT: PL_GO(rc, read_column(&t.answer[0], row, form->text_field, where, err)); break;
     }
     t.repeated = t.prompt.n > 0;

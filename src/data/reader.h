@@ -11,6 +11,8 @@
 typedef struct pl_row_form {
     pl_data_kind kind;
     bool transcripts;       /* chosen and rejected hold whole dialogues, there is no prompt column (DECISIONS 27) */
+    bool split;             /* LABELLED, and the rows are pairs: chosen is desirable, rejected is not */
+    bool margin;            /* preference rows may have a margin */
     const char *text_field; /* borrowed from the options */
 } pl_row_form;
 
@@ -23,6 +25,8 @@ typedef struct pl_slice {
 typedef struct pl_row_text {
     pl_slice prompt, answer[2];
     int64_t answers;
+    bool label;        /* of rows with one */
+    double margin;     /* 0 without */
     bool differing;    /* transcripts: the dialogues differ before their last answer */
     bool further_turn; /* transcripts: an answer goes on with another turn */
     bool empty;        /* an answer is empty after trimming white space */

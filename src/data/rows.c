@@ -29,7 +29,12 @@ int pl_rows_add(pl_rows *r, const pl_row_ids *row, pl_error *err) {
     PL_GO(rc, grow((void **)&r->answers, r->nanswers, row->answers, &r->answers_cap, sizeof *r->answers, err));
     PL_GO(rc, grow((void **)&r->ids, r->nids, count, &r->ids_cap, sizeof *r->ids, err));
     pl_row *to = &r->rows[r->n++];
-    *to = (pl_row){.source = row->source, .line = row->line, .first_answer = r->nanswers, .answers = row->answers};
+    *to = (pl_row){.source = row->source,
+                   .line = row->line,
+                   .first_answer = r->nanswers,
+                   .answers = row->answers,
+                   .label = row->label,
+                   .margin = row->margin};
     to->prompt = add_ids(r, row->prompt, row->prompt_count);
     for (int64_t a = 0; a < row->answers; a++)
         r->answers[r->nanswers++] = add_ids(r, row->answer[a], row->answer_count[a]);
@@ -61,6 +66,8 @@ static int hash_rows(pl_dataset *d, pl_error *err) {
         const pl_row *row = &d->rows[r];
         pl_hasher_add_int(h, row->prompt.count);
         pl_hasher_add(h, d->ids + row->prompt.first, (size_t)row->prompt.count * sizeof *d->ids);
+        if (d->kind == PL_DATA_LABELLED) pl_hasher_add_int(h, row->label);
+        if (row->margin != 0) pl_hasher_add(h, &row->margin, sizeof row->margin);
         for (int64_t a = 0; a < row->answers; a++) {
             pl_span s = d->answers[row->first_answer + a];
             pl_hasher_add_int(h, s.count);
@@ -101,5 +108,6 @@ void pl_dataset_free(pl_dataset *d) {
     pl_free(d->rows);
     pl_free(d->answers);
     pl_free(d->ids);
+    pl_free(d->mixed);
     pl_free(d);
 }

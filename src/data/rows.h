@@ -12,6 +12,8 @@ typedef struct pl_row_ids {
     int64_t answers; /* 1 or 2, the same for all rows of a dataset */
     const int32_t *answer[2];
     int64_t answer_count[2];
+    bool label;
+    double margin;
 } pl_row_ids;
 
 typedef struct pl_rows {

@@ -7,35 +7,62 @@
 
 #include "train/optimizer.h"
 
+/* Scored tokens of a row's answer: all but the very first token of a sequence, and the prompt's where they count. */
+static int64_t answer_targets(const pl_batcher *b, const pl_dataset *d, int64_t row, int64_t a) {
+    const pl_row *r = &d->rows[row];
+    int64_t answer = d->answers[r->first_answer + a].count, prompt = r->prompt.count;
+    return b->score_prompt && a == 0 ? prompt + answer - 1 : answer - (prompt == 0);
+}
+
+/* Rows of the unit that begins at rows[0]: what the objective couples, or what a micro-batch takes. */
+static int64_t unit_of(const pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t budget) {
+    return b->unit_rows > 0 ? PL_MIN(n, b->unit_rows) : pl_forest_cut(d, rows, n, budget, 0);
+}
+
+void pl_batcher_caps_add(pl_forest_caps *caps, const pl_batcher *b, const pl_dataset *d, const int64_t *rows,
+                         int64_t n) {
+    for (int64_t at = 0, take; b->unit_rows > 0 && at < n; at += take) {
+        pl_forest_caps need = {0};
+        take = PL_MIN(n - at, b->unit_rows);
+        for (int64_t i = at; i < at + take; i++) {
+            need.sequences += d->rows[rows[i]].answers;
+            for (int64_t a = 0; a < d->rows[rows[i]].answers; a++) need.targets += answer_targets(b, d, rows[i], a);
+        }
+        caps->sequences = PL_MAX(caps->sequences, need.sequences);
+        caps->targets = PL_MAX(caps->targets, need.targets);
+        caps->trees = PL_MAX(caps->trees, take);
+    }
+}
+
 int pl_batcher_take(pl_batcher *b, const pl_forest_caps *caps, pl_arena *arena, pl_error *err) {
     int rc;
     PL_GO(rc, PL_TAKE(arena, &b->policy_logp, caps->sequences, "objective", err));
     PL_GO(rc, PL_TAKE(arena, &b->reference_logp, caps->sequences, "objective", err));
     PL_GO(rc, PL_TAKE(arena, &b->d_sequence, caps->sequences, "objective", err));
+    PL_GO(rc, PL_TAKE(arena, &b->scratch.d_sequence, caps->sequences, "objective", err));
     PL_GO(rc, PL_TAKE(arena, &b->length, caps->sequences, "objective", err));
+    PL_GO(rc, PL_TAKE(arena, &b->prompt, caps->sequences, "objective", err));
+    PL_GO(rc, PL_TAKE(arena, &b->order, caps->sequences, "objective", err));
     PL_GO(rc, PL_TAKE(arena, &b->first, caps->sequences + 1, "objective", err));
+    PL_GO(rc, PL_TAKE(arena, &b->margin, caps->trees, "objective", err));
+    PL_GO(rc, PL_TAKE(arena, &b->label, caps->trees, "objective", err));
     PL_GO(rc, PL_TAKE(arena, &b->token_logp, caps->targets, "objective", err));
+    PL_GO(rc, PL_TAKE(arena, &b->token_sum_p2, caps->targets, "objective", err));
     PL_GO(rc, PL_TAKE(arena, &b->d_token, caps->targets, "objective", err));
+    PL_GO(rc, PL_TAKE(arena, &b->scratch.d_token, caps->targets, "objective", err));
 out:
     return rc;
 }
 
-/* Scored tokens of a row: all of the answers but the very first token of a sequence. */
-static int64_t row_targets(const pl_batcher *b, const pl_dataset *d, int64_t row) {
-    const pl_row *r = &d->rows[row];
-    int64_t n = 0;
-    for (int64_t a = 0; a < r->answers; a++) {
-        int64_t answer = d->answers[r->first_answer + a].count;
-        n += b->score_prompt ? r->prompt.count + answer - 1 : answer - (r->prompt.count == 0);
-    }
-    return n;
+pl_units pl_batcher_units(const pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n) {
+    pl_units units = {.rows = (double)n};
+    for (int64_t i = 0; i < n; i++) units.tokens += (double)answer_targets(b, d, rows[i], 0);
+    return units;
 }
 
-double pl_batcher_units(const pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n) {
-    if (b->objective->unit == PL_UNIT_ROW) return (double)n;
-    double units = 0;
-    for (int64_t i = 0; i < n; i++) units += (double)row_targets(b, d, rows[i]);
-    return units;
+double pl_totals_loss(const pl_totals *t) {
+    double loss = t->units.rows > 0 ? t->loss / t->units.rows : 0;
+    return t->units.tokens > 0 ? loss + t->token_loss / t->units.tokens : loss;
 }
 
 /* "rows 12 (line 13), 40 (line 41)": what an error about a micro-batch names. */
@@ -60,41 +87,54 @@ static int non_finite(pl_worker *k, const pl_weights *w, const pl_lora *lora, co
     return rc ? rc : PL_FAIL(err, PL_E_NUMERIC, "%s is not finite; %s", what, where);
 }
 
+/* Log-probs of the reference for the sequences of a micro-batch, behind those that the unit has. */
 static int reference_logps(pl_batcher *b, const pl_dataset *d, const double *cached, const int64_t *rows, int64_t n,
                            pl_error *err) {
     pl_reference *r = b->reference;
+    double *out = b->reference_logp + b->n;
     if (r->kind == PL_REF_NONE) return 0;
     if (cached) {
-        int64_t at = 0;
         for (int64_t i = 0; i < n; i++)
-            for (int64_t a = 0; a < d->rows[rows[i]].answers; a++)
-                b->reference_logp[at++] = cached[d->rows[rows[i]].first_answer + a];
+            for (int64_t a = 0; a < d->rows[rows[i]].answers; a++) *out++ = cached[d->rows[rows[i]].first_answer + a];
         return 0;
     }
     int rc = pl_worker_forward(r->worker, r->weights, r->lora, d, rows, n, 0, b->score_prompt, false, err);
     if (rc) return pl_error_context(err, rc, "reference");
     for (int64_t s = 0; s < r->worker->forest.nsequences; s++) {
-        b->reference_logp[s] = pl_worker_sequence_logp(r->worker, s);
-        if (!isfinite(b->reference_logp[s]))
-            return non_finite(r->worker, r->weights, r->lora, "a log-prob of the reference", err);
+        out[s] = pl_worker_sequence_logp(r->worker, s);
+        if (!isfinite(out[s])) return non_finite(r->worker, r->weights, r->lora, "a log-prob of the reference", err);
     }
     return 0;
 }
 
-/* Log-probs of the policy's pass into the objective's arrays. */
-static int collect(pl_batcher *b, pl_error *err) {
+/* What the policy's pass says of a sequence, as number s of the unit. */
+static void take_sequence(pl_batcher *b, const pl_worker *k, const pl_sequence *q, int64_t s) {
+    b->length[s] = q->length;
+    b->prompt[s] = q->prompt_targets;
+    b->first[s + 1] = b->first[s] + q->ntargets;
+    for (int64_t i = 0; i < q->ntargets; i++) {
+        b->token_logp[b->first[s] + i] = (double)k->head.logp[q->first_target + i];
+        b->token_sum_p2[b->first[s] + i] = (double)k->head.sum_p2[k->head.target_row[q->first_target + i]];
+    }
+}
+
+/* The policy's micro-batch into the arrays of the unit. */
+static int collect(pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n, pl_error *err) {
     const pl_worker *k = b->worker;
-    b->first[0] = 0;
+    if (b->n == 0) b->first[0] = 0;
     for (int64_t s = 0; s < k->forest.nsequences; s++) {
-        const pl_sequence *q = &k->forest.sequences[s];
-        b->first[s + 1] = b->first[s] + q->ntargets;
-        b->length[s] = q->length;
-        b->policy_logp[s] = pl_worker_sequence_logp(k, s);
-        if (!isfinite(b->policy_logp[s]))
+        take_sequence(b, k, &k->forest.sequences[s], b->n + s);
+        b->policy_logp[b->n + s] = pl_worker_sequence_logp(k, s);
+        if (!isfinite(b->policy_logp[b->n + s]))
             return non_finite(b->worker, &b->policy->weights, b->policy->is_lora ? &b->policy->lora : NULL,
                               "a log-prob", err);
     }
-    for (int64_t i = 0; i < k->forest.ntargets; i++) b->token_logp[i] = (double)k->head.logp[i];
+    for (int64_t i = 0; i < n; i++) {
+        b->label[b->rows + i] = d->rows[rows[i]].label;
+        b->margin[b->rows + i] = d->rows[rows[i]].margin;
+    }
+    b->n += k->forest.nsequences;
+    b->rows += n;
     return 0;
 }
 
@@ -103,92 +143,156 @@ static void add(pl_metric *m, double sum, double weight) {
     m->weight += weight;
 }
 
-/* Token metrics are sums over the completion tokens (DECISIONS 1). Preference: accuracy of the chosen answers only, as
- * TRL. */
-static void count_tokens(const pl_batcher *b, pl_totals *t) {
-    const pl_forest *f = &b->worker->forest;
+/* Is the sequence there for an estimate only (a mismatched answer)? */
+static bool is_aside(const pl_batcher *b, const pl_sequence *q) {
+    return b->mix.term[0]->rows == PL_LOSS_LABELLED && q->answer == 1;
+}
+
+/* Token metrics are sums over the completion tokens (SFT: the labelled ones), DECISIONS 1. Accuracy is that of answers
+ * 0 only, as in TRL. */
+static void count_sequence(const pl_batcher *b, pl_totals *t, const pl_sequence *q, bool rejected) {
     const pl_head *h = &b->worker->head;
-    bool paired = b->objective->rows == PL_LOSS_PAIRED;
+    pl_loss_rows kind = b->mix.term[0]->rows;
+    double entropy = 0, logits = 0, right = 0;
+    int64_t first = q->first_target + (kind == PL_LOSS_SINGLE ? 0 : q->prompt_targets),
+            end = q->first_target + q->ntargets;
+    for (int64_t i = first; i < end; i++) {
+        int64_t row = h->target_row[i];
+        entropy += (double)h->entropy[row];
+        logits += h->mean_logit[row];
+        right += h->is_argmax[i];
+    }
+    double n = (double)(end - first);
+    add(&t->entropy, entropy, n);
+    if (kind == PL_LOSS_SINGLE || (kind == PL_LOSS_PAIRED && q->answer == 0)) add(&t->accuracy, right, n);
+    if (kind != PL_LOSS_SINGLE) add(&t->logits[rejected], logits, n);
+}
+
+static void count_tokens(const pl_batcher *b, pl_totals *t, const pl_dataset *d) {
+    const pl_forest *f = &b->worker->forest;
+    bool paired = b->mix.term[0]->rows == PL_LOSS_PAIRED;
     for (int64_t s = 0; s < f->nsequences; s++) {
         const pl_sequence *q = &f->sequences[s];
-        double entropy = 0, logits = 0, right = 0;
-        for (int64_t i = q->first_target; i < q->first_target + q->ntargets; i++) {
-            int64_t row = h->target_row[i];
-            entropy += (double)h->entropy[row];
-            logits += h->mean_logit[row];
-            right += h->is_argmax[i];
-        }
-        double n = (double)q->ntargets;
-        add(&t->entropy, entropy, n);
-        if (!paired || q->answer == 0) add(&t->accuracy, right, n);
-        if (paired) add(&t->logits[q->answer], logits, n);
+        if (is_aside(b, q)) continue;
+        count_sequence(b, t, q, paired ? q->answer == 1 : !d->rows[q->row].label);
+        t->tokens += d->rows[q->row].prompt.count + q->length;
     }
-    t->tokens += f->unshared_tokens;
 }
 
 /* DECISIONS 9: how far policy and reference are apart beyond the tolerance of f32. */
 static void check_step0(const pl_batcher *b, pl_totals *t) {
     double eps = b->worker->backend.bf16 ? 0x1p-8 : 1e-6;
-    for (int64_t s = 0; s < b->worker->forest.nsequences; s++) {
+    for (int64_t s = 0; s < b->n; s++) {
         double p = b->policy_logp[s], apart = fabs(p - b->reference_logp[s]) - (100 * eps + eps * fabs(p));
         if (!(apart <= t->step0)) t->step0 = apart;
     }
 }
 
-static int backward(pl_batcher *b, double units, pl_error *err) {
+/* Gradient of the worker's micro-batch, whose sequences are those of the unit from `first` on. */
+static int backward(pl_batcher *b, int64_t first, pl_units units, pl_error *err) {
     pl_worker *k = b->worker;
-    for (int64_t s = 0; s < k->forest.nsequences; s++)
-        for (int64_t i = b->first[s]; i < b->first[s + 1]; i++)
-            k->c[i] = (b->objective->per_token ? b->d_token[i] : b->d_sequence[s]) / units;
+    for (int64_t s = 0; s < k->forest.nsequences; s++) {
+        const pl_sequence *q = &k->forest.sequences[s];
+        const double *d_token = b->d_token + b->first[first + s];
+        for (int64_t i = 0; i < q->ntargets; i++) {
+            double weight = pl_worker_token_weight(k, s, q->first_target + i);
+            k->c[q->first_target + i] = weight * b->d_sequence[first + s] / units.rows;
+            if (d_token[i] != 0) k->c[q->first_target + i] += d_token[i] / units.tokens;
+        }
+    }
     return pl_worker_backward(k, b->policy, err);
 }
 
-static int micro_batch(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *cached, const int64_t *rows,
-                       int64_t n, int64_t index, bool train, double units, pl_error *err) {
+/* One micro-batch through reference and policy. */
+static int score(pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t index, bool keep,
+                 pl_error *err) {
     const pl_lora *lora = b->policy->is_lora ? &b->policy->lora : NULL;
-    int rc;
-    PL_GO(rc, reference_logps(b, d, cached, rows, n, err));
-    PL_GO(rc, pl_worker_forward(b->worker, &b->policy->weights, lora, d, rows, n, index, b->score_prompt, train, err));
-    PL_GO(rc, collect(b, err));
-    pl_loss_in in = {.n = b->worker->forest.nsequences,
+    return pl_worker_forward(b->worker, &b->policy->weights, lora, d, rows, n, index, b->score_prompt, keep, err);
+}
+
+static int objective(pl_batcher *b, pl_totals *t, bool train, pl_error *err) {
+    pl_loss_in in = {.n = b->n,
+                     .per_row = b->rows ? b->n / b->rows : 1,
                      .policy = b->policy_logp,
-                     .reference = b->reference_logp,
+                     .reference = b->reference->kind == PL_REF_NONE ? NULL : b->reference_logp,
                      .length = b->length,
                      .first = b->first,
-                     .token_logp = b->token_logp};
-    pl_loss_out out = {.d_sequence = b->d_sequence, .d_token = b->d_token, .metrics = t->metrics};
-    PL_GO(rc, b->objective->run(&out, &in, &b->params, err));
+                     .prompt = b->prompt,
+                     .token_logp = b->token_logp,
+                     .token_sum_p2 = b->token_sum_p2,
+                     .label = b->label,
+                     .margin = b->margin,
+                     .state = b->state};
+    pl_loss_out out = {.d_sequence = b->d_sequence, .d_token = b->d_token, .metrics = t->metrics, .order = b->order};
+    for (int64_t i = 0; train && i < b->mix.n; i++)
+        if (b->mix.term[i]->learn) b->mix.term[i]->learn(b->state, &in, &b->params);
+    int rc = pl_mix_run(&out, &in, &b->mix, &b->params, &b->scratch, err);
     t->loss += out.loss;
-    t->rows += n;
-    count_tokens(b, t);
-    if (b->reference->kind != PL_REF_NONE) check_step0(b, t);
-    if (train) PL_GO(rc, backward(b, units, err));
+    t->token_loss += out.token_loss;
+    return rc;
+}
+
+/* One pass over the micro-batches of a unit: scores them into its arrays, or (again) takes their part of the gradient.
+ * Errors name their rows. */
+static int pass(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *cached, const int64_t *rows, int64_t n,
+                int64_t index, int64_t budget, bool keep, bool again, pl_units units, pl_error *err) {
+    int64_t first = 0;
+    int rc = 0;
+    for (int64_t done = 0, take; done < n; done += take) {
+        take = pl_forest_cut(d, rows + done, n - done, budget, 0);
+        if (!again) PL_GO(rc, reference_logps(b, d, cached, rows + done, take, err));
+        PL_GO(rc, score(b, d, rows + done, take, index + done, keep, err));
+        if (again)
+            PL_GO(rc, backward(b, first, units, err));
+        else {
+            PL_GO(rc, collect(b, d, rows + done, take, err));
+            count_tokens(b, t, d);
+        }
+        first += b->worker->forest.nsequences;
+    }
 out:
     return rc ? name_rows(err, rc, d, rows, n) : 0;
 }
 
+/* Rows that the objective sees together. */
+static int unit(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *cached, const int64_t *rows, int64_t n,
+                int64_t index, bool train, pl_units units, pl_error *err) {
+    int64_t budget = train ? b->worker->budget_tok : b->worker->pass_tok;
+    bool whole = pl_forest_cut(d, rows, n, budget, 0) == n;
+    b->n = b->rows = 0;
+    int rc = pass(b, t, d, cached, rows, n, index, budget, train && whole, false, units, err);
+    if (rc) return rc;
+    if (b->reference->kind != PL_REF_NONE) check_step0(b, t);
+    t->rows += n;
+    rc = objective(b, t, train, err);
+    if (rc == 0 && train && whole) rc = backward(b, 0, units, err);
+    if (rc) return name_rows(err, rc, d, rows, n);
+    return train && !whole ? pass(b, t, d, cached, rows, n, index, budget, true, true, units, err) : 0;
+}
+
 int pl_batcher_run(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *cached, const int64_t *rows,
-                   int64_t n, bool train, double units, pl_error *err) {
+                   int64_t n, bool train, pl_units units, pl_error *err) {
     int64_t budget = train ? b->worker->budget_tok : b->worker->pass_tok;
     int rc = 0;
-    t->units += units;
+    t->units.rows += units.rows;
+    t->units.tokens += units.tokens;
     for (int64_t done = 0; rc == 0 && done < n;) {
-        int64_t take = pl_forest_cut(d, rows + done, n - done, budget, 0);
-        rc = micro_batch(b, t, d, cached, rows + done, take, done, train, units, err);
+        int64_t take = unit_of(b, d, rows + done, n - done, budget);
+        rc = unit(b, t, d, cached, rows + done, take, done, train, units, err);
         done += take;
     }
     return rc;
 }
 
-/* Each micro-batch once more, from a gradient of zero. */
+/* Each unit once more, from a gradient of zero. */
 static int blame_gradient(pl_batcher *b, const pl_dataset *d, const double *cached, const int64_t *rows, int64_t n,
-                          double units, pl_error *err) {
+                          pl_units units, pl_error *err) {
     double norm;
     for (int64_t done = 0; done < n;) {
         pl_totals again = {0};
-        int64_t take = pl_forest_cut(d, rows + done, n - done, b->worker->budget_tok, 0);
+        int64_t take = unit_of(b, d, rows + done, n - done, b->worker->budget_tok);
         pl_trainable_zero_grads(b->policy);
-        int rc = micro_batch(b, &again, d, cached, rows + done, take, done, true, units, err);
+        int rc = unit(b, &again, d, cached, rows + done, take, done, true, units, err);
         if (rc) return rc;
         rc = pl_optimizer_norm(&norm, b->policy, b->worker->backend.ops, err);
         if (rc) return name_rows(err, rc, d, rows + done, take);
@@ -198,7 +302,7 @@ static int blame_gradient(pl_batcher *b, const pl_dataset *d, const double *cach
 }
 
 int pl_batcher_norm(double *norm, pl_batcher *b, const pl_dataset *d, const double *cached, const int64_t *rows,
-                    int64_t n, double units, pl_error *err) {
+                    int64_t n, pl_units units, pl_error *err) {
     pl_error narrow = {0};
     int rc = pl_optimizer_norm(norm, b->policy, b->worker->backend.ops, err);
     if (rc == 0) return 0;
@@ -226,5 +330,8 @@ void pl_totals_values(pl_values *out, const pl_totals *t, const pl_objective *o,
     add_metric(out, prefix, "logits/chosen", &t->logits[0]);
     add_metric(out, prefix, "logits/rejected", &t->logits[1]);
     add_metric(out, prefix, "mean_token_accuracy", &t->accuracy);
-    for (int64_t i = 0; i < o->nmetrics; i++) add_metric(out, prefix, o->metrics[i], &t->metrics[i]);
+    pl_metric metrics[PL_MAX_METRICS];
+    memcpy(metrics, t->metrics, sizeof metrics);
+    if (o->derive) o->derive(metrics);
+    for (int64_t i = 0; i < o->nmetrics; i++) add_metric(out, prefix, o->metrics[i], &metrics[i]);
 }

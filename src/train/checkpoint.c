@@ -10,7 +10,7 @@
 #include "export/hfdir.h"
 #include "plumb/log.h"
 
-#define STATE_FORMAT 1
+#define STATE_FORMAT 2
 #define TEMP_SUFFIX ".tmp"
 
 /* --- names
@@ -155,9 +155,13 @@ static int write_state(const pl_saver *s, const pl_state *st, const pl_optimizer
                         ", \"best_value\": ",
                         STATE_FORMAT, s->command, st->step, o->t, st->num_tokens, st->metrics_bytes, st->best_step));
     PL_GO(rc, pl_buf_json_double(&b, st->best_value, err));
+    for (int i = 0; i < PL_LOSS_STATE; i++) {
+        PL_GO(rc, pl_buf_puts(&b, i ? ", " : ", \"loss_state\": [", err));
+        PL_GO(rc, pl_buf_json_double(&b, st->loss[i], err));
+    }
     PL_GO(rc, pl_buf_printf(
                   &b, err,
-                  ",\n \"model\": \"%s\", \"data\": \"%s\", \"reference\": \"%s\", \"bf16\": %s, \"level\": \"%s\""
+                  "],\n \"model\": \"%s\", \"data\": \"%s\", \"reference\": \"%s\", \"bf16\": %s, \"level\": \"%s\""
                   ", \"gemm\": \"%s\", \"threads\": %" PRId64 ",\n \"config\": ",
                   st->model.hex, st->data.hex, st->reference.hex, st->bf16 ? "true" : "false", st->level, st->gemm,
                   st->threads));
@@ -432,6 +436,8 @@ int pl_checkpoint_load(const pl_saver *s, const char *path, pl_state *now, pl_tr
     now->metrics_bytes = pl_json_int(pl_json_get(root, "metrics_bytes"));
     now->best_step = pl_json_int(pl_json_get(root, "best_step"));
     now->best_value = pl_json_double(pl_json_get(root, "best_value"));
+    for (int i = 0; i < PL_LOSS_STATE; i++)
+        now->loss[i] = pl_json_double(pl_json_at(pl_json_get(root, "loss_state"), i));
 out:
     pl_json_free(root);
     pl_free(file);

@@ -8,6 +8,7 @@
 #ifndef PL_CHECKPOINT_H
 #define PL_CHECKPOINT_H
 
+#include "loss/objective.h"
 #include "train/optimizer.h"
 #include "train/reference.h"
 
@@ -18,6 +19,7 @@ typedef struct pl_state {
     int64_t metrics_bytes; /* length of metrics.jsonl */
     int64_t best_step;     /* 0: none */
     double best_value;
+    double loss[PL_LOSS_STATE];     /* of the objective: BCO's running mean */
     pl_hash model, data, reference; /* content of what the run started from */
     bool bf16;
     char level[32], gemm[64];

@@ -5,6 +5,7 @@
 #include "base/base.h"
 #include "base/buf.h"
 #include "base/json.h"
+#include "loss/objective.h"
 #include "plumb/train.h"
 
 /* Rows for what does not exist yet: only the default is taken, silently, so that a file that states it works. */
@@ -23,6 +24,12 @@
 int pl_config_write_fixed(pl_buf *b, const char *command, const pl_config *c, pl_error *err);
 /* Compares with what a checkpoint recorded. PL_E_MISMATCH names each key that differs, then and now. */
 int pl_config_compare(const pl_json *then, const char *command, const pl_config *c, pl_error *err);
+/* What is minimised: the objectives of loss_type with their weights, and the parameters with defaults that depend on
+ * them filled in. PL_E_OPTION for what does not fit together, or a parameter that no objective reads. Logs warnings. */
+int pl_config_objective(pl_mix *mix, pl_loss_params *params, const char *command, const pl_config *c,
+                        const pl_options *o, pl_error *err);
+/* "objective = sigmoid (arXiv:2305.18290 eq. 7), beta 0.1, ..." */
+void pl_config_objective_sentence(char *out, size_t size, const pl_mix *mix, const pl_loss_params *p);
 /* Options that contradict each other. `o` tells what the user has set. PL_E_OPTION. */
 int pl_config_check(const pl_config *c, const pl_options *o, pl_error *err);
 

@@ -39,7 +39,7 @@ void pl_reference_sentence(char *out, size_t size, const pl_reference *r, const 
 }
 
 int pl_reference_key(pl_hash *out, const pl_reference *r, const pl_hash *model_hash, const char *adapter_dir,
-                     const pl_machine *machine, bool bf16, int64_t budget_tok, pl_error *err) {
+                     const pl_machine *machine, bool bf16, int64_t budget_tok, double ld_discount, pl_error *err) {
     pl_machine_report report;
     pl_hasher *h = NULL;
     char *path = NULL;
@@ -59,6 +59,7 @@ int pl_reference_key(pl_hash *out, const pl_reference *r, const pl_hash *model_h
     pl_hasher_add_int(h, report.threads);
     pl_hasher_add_int(h, bf16);
     pl_hasher_add_int(h, budget_tok);
+    pl_hasher_add(h, &ld_discount, sizeof ld_discount);
     *out = pl_hasher_digest(h);
 out:
     pl_free(path);

@@ -36,8 +36,8 @@ void pl_reference_sentence(char *out, size_t size, const pl_reference *r, const 
  * `key` is a hash of everything but d that determines them. hit says whether they were there. */
 int pl_reference_scores(double **out, bool *hit, pl_reference *r, const pl_dataset *d, const char *cache_dir,
                         const pl_hash *key, pl_progress *progress, void *user, pl_error *err);
-/* The cache key of DECISIONS 8: weights, adapter, precision, level, threads, GEMM, token budget. */
+/* The cache key of DECISIONS 8: weights, adapter, precision, level, threads, GEMM, token budget, ld_alpha. */
 int pl_reference_key(pl_hash *out, const pl_reference *r, const pl_hash *model_hash, const char *adapter_dir,
-                     const pl_machine *machine, bool bf16, int64_t budget_tok, pl_error *err);
+                     const pl_machine *machine, bool bf16, int64_t budget_tok, double ld_discount, pl_error *err);
 
 #endif

@@ -41,17 +41,38 @@ static int cache_dir(char **out, const pl_config *c, pl_error *err) {
     return pl_asprintf(out, err, "%s/.cache/plumb", home && *home ? home : "/tmp");
 }
 
+/* Log-probs of d, whose mismatched answers (if it has any) are those of `epoch`. */
+static int score_once(double **out, bool *hit, pl_run *r, const pl_dataset *d, const char *dir, int64_t epoch,
+                      pl_error *err) {
+    pl_hash key = r->state.reference;
+    int rc = r->mismatched ? pl_mismatch_key(&key, &r->state.reference, &r->mismatch, epoch, err) : 0;
+    return rc ? rc : pl_reference_scores(out, hit, &r->reference, d, dir, &key, reference_progress, r, err);
+}
+
+/* A new pairing in each epoch means a pass for each epoch. */
+static int score_epochs(pl_run *r, bool *hit, const char *dir, pl_error *err) {
+    const pl_schedule *s = &r->schedule;
+    bool each = r->mismatched && r->mismatch.pairing == PL_PAIRING_RANDOM;
+    r->ncached = each ? (s->steps + s->steps_per_epoch - 1) / s->steps_per_epoch : 1;
+    int rc = PL_NEW(&r->cached, r->ncached, err);
+    *hit = true;
+    for (int64_t e = 0; rc == 0 && e < r->ncached; e++) {
+        bool there = false;
+        rc = pl_run_pair_epoch(r, e, err);
+        if (rc == 0) rc = score_once(&r->cached[e], &there, r, r->train, dir, e, err);
+        *hit = *hit && there;
+    }
+    return rc;
+}
+
 static int precompute(pl_run *r, pl_error *err) {
     char *dir = NULL;
     bool hit = false, hit_eval = true;
     int rc;
     if (r->reference.kind == PL_REF_NONE || !r->c->precompute_ref_log_probs) return 0;
     PL_GO(rc, cache_dir(&dir, r->c, err));
-    PL_GO(rc, pl_reference_scores(&r->cached, &hit, &r->reference, r->train, dir, &r->state.reference,
-                                  reference_progress, r, err));
-    if (r->eval)
-        PL_GO(rc, pl_reference_scores(&r->cached_eval, &hit_eval, &r->reference, r->eval, dir, &r->state.reference,
-                                      reference_progress, r, err));
+    PL_GO(rc, score_epochs(r, &hit, dir, err));
+    if (r->eval) PL_GO(rc, score_once(&r->cached_eval, &hit_eval, r, r->eval, dir, 0, err));
     pl_log(PL_LOG_INFO,
            hit && hit_eval ? "reference log-probs: from %s" : "reference log-probs: computed and kept in %s", dir);
 out:
@@ -84,17 +105,21 @@ static int check_step0(const pl_run *r, const pl_totals *t, pl_error *err) {
 static int optimizer_step(pl_run *r, pl_totals *t, double *norm, double *rate, pl_error *err) {
     const int64_t *rows = NULL;
     int64_t n = 0;
-    double units;
+    pl_units units;
+    const double *cached = NULL;
+    int64_t epoch = r->state.step / r->schedule.steps_per_epoch;
     int rc;
     PL_GO(rc, pl_model_check(&r->model, err));
     PL_GO(rc, pl_model_check(&r->reference.model, err));
     PL_GO(rc, pl_schedule_rows(&r->schedule, r->state.step, &rows, &n, err));
+    PL_GO(rc, pl_run_pair_epoch(r, epoch, err));
+    if (r->cached) cached = r->cached[PL_MIN(epoch, r->ncached - 1)];
     key_dropout(r, r->state.step);
     pl_trainable_zero_grads(&r->policy);
     units = pl_batcher_units(&r->batcher, r->train, rows, n);
-    PL_GO(rc, pl_batcher_run(&r->batcher, t, r->train, r->cached, rows, n, true, units, err));
+    PL_GO(rc, pl_batcher_run(&r->batcher, t, r->train, cached, rows, n, true, units, err));
     if (r->state.step == 0) PL_GO(rc, check_step0(r, t, err));
-    PL_GO(rc, pl_batcher_norm(norm, &r->batcher, r->train, r->cached, rows, n, units, err));
+    PL_GO(rc, pl_batcher_norm(norm, &r->batcher, r->train, cached, rows, n, units, err));
     *rate = pl_schedule_rate(&r->schedule, r->state.step);
     pl_optimizer_step(&r->optimizer, &r->policy, *norm, *rate, r->backend.ops);
     r->state.step++;
@@ -105,10 +130,10 @@ out:
 
 static void step_values(pl_values *v, const pl_run *r, const pl_totals *t, double norm, double rate) {
     v->n = 0;
-    pl_values_add(v, "", "loss", t->loss / t->units);
+    pl_values_add(v, "", "loss", pl_totals_loss(t));
     pl_values_add(v, "", "grad_norm", norm);
     pl_values_add(v, "", "learning_rate", rate);
-    pl_totals_values(v, t, r->objective, "", r->state.num_tokens);
+    pl_totals_values(v, t, r->batcher.mix.term[0], "", r->state.num_tokens);
 }
 
 /* Sums over the steps of a window, for the terminal: TRL's means of per-step values; the last value of what does not
@@ -154,13 +179,13 @@ static int evaluate(pl_run *r, double epoch, double *best, pl_error *err) {
     real dropout = r->policy.lora.dropout;
     r->policy.lora.dropout = 0;
     int rc = 0;
-    double units = pl_batcher_units(&r->batcher, r->eval, r->in_order, r->eval->n);
+    pl_units units = pl_batcher_units(&r->batcher, r->eval, r->in_order, r->eval->n);
     rc = pl_batcher_run(&r->batcher, &t, r->eval, r->cached_eval, r->in_order, r->eval->n, false, units, err);
     r->policy.lora.dropout = dropout;
     if (rc) return pl_error_context(err, rc, "evaluation after step %" PRId64, r->state.step);
     double seconds = now() - start;
-    pl_values_add(&v, "eval_", "loss", t.loss / t.units);
-    pl_totals_values(&v, &t, r->objective, "eval_", r->state.num_tokens);
+    pl_values_add(&v, "eval_", "loss", pl_totals_loss(&t));
+    pl_totals_values(&v, &t, r->batcher.mix.term[0], "eval_", r->state.num_tokens);
     pl_values_add(&times, "eval_", "runtime", seconds);
     pl_values_add(&times, "eval_", "samples_per_second", (double)t.rows / seconds);
     pl_values_add(&times, "eval_", "tokens_per_second", (double)t.tokens / seconds);

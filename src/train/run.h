@@ -16,7 +16,6 @@ typedef struct pl_run {
     const char *command;
     pl_machine *machine;
     pl_backend backend;
-    const pl_objective *objective;
     char *run_name;
     int lock; /* file descriptor, -1: none */
 
@@ -33,9 +32,14 @@ typedef struct pl_run {
     pl_reference reference;
     pl_worker worker;
     pl_batcher batcher;
-    int64_t *in_order;            /* 0, 1, 2, ...: the rows of passes over a whole dataset; owned */
-    pl_forest_caps caps;          /* the largest micro-batch of the run */
-    double *cached, *cached_eval; /* reference log-probs, NULL when live */
+    int64_t *in_order;             /* 0, 1, 2, ...: the rows of passes over a whole dataset; owned */
+    pl_forest_caps caps;           /* the largest micro-batch of the run */
+    pl_forest_caps unit_caps;      /* the most sequences, targets and rows that the objective sees together */
+    double **cached, *cached_eval; /* reference log-probs, NULL when live; of training: one list, or one per epoch */
+    int64_t ncached;
+    bool mismatched; /* rows have mismatched answers (KTO), those of paired_epoch */
+    pl_mismatch mismatch;
+    int64_t paired_epoch;
 
     pl_schedule schedule;
     pl_saver saver;
@@ -49,6 +53,8 @@ int pl_run_open(pl_run *r, pl_error *err);
 void pl_run_close(pl_run *r);
 /* output_dir made, checked and locked (run_dir.c). */
 int pl_run_open_dir(pl_run *r, pl_error *err);
+/* Gives the rows the mismatched answers of an epoch, where the objective has such and they have others. */
+int pl_run_pair_epoch(pl_run *r, int64_t epoch, pl_error *err);
 /* config.yaml in the run directory. */
 int pl_run_write_config(const pl_run *r, pl_error *err);
 

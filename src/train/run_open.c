@@ -48,7 +48,10 @@ static int load_rows(pl_dataset **out, const pl_run *r, const char *name, const 
 
 static int load_data(pl_run *r, pl_error *err) {
     const pl_config *c = r->c;
-    pl_data_options o = {.preference = r->objective->rows == PL_LOSS_PAIRED,
+    const pl_objective *objective = r->batcher.mix.term[0];
+    pl_data_options o = {.preference = objective->rows == PL_LOSS_PAIRED,
+                         .labelled = objective->rows == PL_LOSS_LABELLED,
+                         .margin = objective->head == PL_HEAD_SCORE,
                          .seam = (pl_seam)c->seam,
                          .max_length = length_limit(r),
                          .max_prompt_length = set(c->max_prompt_length) ? c->max_prompt_length : 0,
@@ -72,6 +75,70 @@ static int load_data(pl_run *r, pl_error *err) {
     if (rc == 0 && r->eval && r->eval->n == 0) rc = PL_FAIL(err, PL_E_RANGE, "no rows are left to evaluate on");
 out:
     return rc;
+}
+
+static bool scores_prompt(const pl_run *r) {
+    if (r->batcher.mix.term[0]->score_prompt) return r->batcher.params.orpo_nll == PL_NLL_PROMPT;
+    return r->train->kind == PL_DATA_COMPLETION && r->c->completion_only_loss == 0;
+}
+
+int pl_run_pair_epoch(pl_run *r, int64_t epoch, pl_error *err) {
+    if (!r->mismatched || r->paired_epoch == epoch) return 0;
+    int rc = pl_dataset_mismatch(r->train, &r->mismatch, epoch, err);
+    if (rc == 0) r->paired_epoch = epoch;
+    return rc;
+}
+
+static bool outside(double weight, double low, double high) {
+    return !(weight >= round(low * 100) / 100 && weight <= round(high * 100) / 100);
+}
+
+/* KTO's advice (arXiv:2402.01306 section 4.2): all desirable rows together should weigh 1 to 4/3 of the others. */
+static void check_balance(const pl_run *r) {
+    const pl_loss_params *p = &r->batcher.params;
+    double good = 0, bad = 0;
+    for (int64_t i = 0; i < r->train->n; i++) *(r->train->rows[i].label ? &good : &bad) += 1;
+    if (good == 0 || bad == 0) {
+        pl_log(PL_LOG_WARN, "all %" PRId64 " rows have the label %s: there is nothing to tell apart", r->train->n,
+               good == 0 ? "false" : "true");
+        return;
+    }
+    if (!pl_mix_reads(&r->batcher.mix, "desirable_weight") || good == bad) return;
+    double d = bad * p->undesirable_weight / good, u = good * p->desirable_weight / bad;
+    if (outside(p->desirable_weight, d, d * 1.33) && outside(p->undesirable_weight, u / 1.33, u))
+        pl_log(PL_LOG_WARN,
+               "%g desirable and %g undesirable rows: use a desirable_weight from %.2f to %.2f, or an "
+               "undesirable_weight from %.2f to %.2f (not both)",
+               good, bad, d, d * 1.33, u / 1.33, u);
+}
+
+/* Rows that the objective couples, and the mismatched answers that it needs. */
+static int open_units(pl_run *r, pl_error *err) {
+    const pl_config *c = r->c;
+    pl_batcher *b = &r->batcher;
+    int64_t batch = c->per_device_train_batch_size;
+    pl_coupling coupling = pl_mix_coupling(&b->mix);
+    r->mismatched = b->mix.term[0]->mismatched;
+    r->mismatch = (pl_mismatch){
+        .pairing = (pl_pairing)c->kl_pairing, .seed = (uint64_t)c->seed, .batch = batch, .max_length = length_limit(r)};
+    if (r->mismatched && r->mismatch.pairing == PL_PAIRING_BATCH) {
+        if (c->train_sampling_strategy != PL_SAMPLE_SEQUENTIAL || batch < 2)
+            return PL_FAIL(err, PL_E_OPTION,
+                           "kl_pairing batch rotates the answers of rows that follow each other: it needs "
+                           "train_sampling_strategy sequential and a per_device_train_batch_size above 1");
+        coupling = PL_COUPLED_GROUP;
+    }
+    b->unit_rows = coupling == PL_COUPLED_GROUP  ? batch
+                   : coupling == PL_COUPLED_STEP ? batch * c->gradient_accumulation_steps
+                                                 : 0;
+    b->score_prompt = scores_prompt(r);
+    if (b->mix.term[0]->rows == PL_LOSS_LABELLED) check_balance(r);
+    r->paired_epoch = -1;
+    if (r->mismatched && r->eval) {
+        int rc = pl_dataset_mismatch(r->eval, &r->mismatch, 0, err);
+        if (rc) return pl_error_context(err, rc, "evaluation rows");
+    }
+    return pl_run_pair_epoch(r, 0, err);
 }
 
 /* --- model, adapter, reference
@@ -161,7 +228,7 @@ static int open_ref_model(pl_run *r, pl_error *err) {
 
 static int open_reference(pl_run *r, pl_error *err) {
     pl_reference *f = &r->reference;
-    if (!r->objective->reference)
+    if (!r->batcher.mix.term[0]->reference)
         f->kind = PL_REF_NONE;
     else if (r->c->ref_model)
         f->kind = PL_REF_MODEL;
@@ -186,36 +253,61 @@ static int64_t pass_tokens(const pl_run *r) {
     return PL_MIN(r->c->micro_batch_tokens, PL_MAX(longest, PASS_TOKENS));
 }
 
-static bool scores_prompt(const pl_run *r) {
-    return r->train->kind == PL_DATA_COMPLETION && r->c->completion_only_loss == 0;
+/* Micro-batches of rows[0..n), cut within the units of the objective. */
+static void add_caps(pl_forest_caps *caps, pl_forest_caps *unit, const pl_run *r, const pl_dataset *d,
+                     const int64_t *rows, int64_t n, int64_t budget) {
+    int64_t together = r->batcher.unit_rows > 0 ? r->batcher.unit_rows : n;
+    for (int64_t at = 0; at < n; at += together)
+        pl_forest_caps_add(caps, d, rows + at, PL_MIN(together, n - at), budget, scores_prompt(r));
+    pl_batcher_caps_add(unit, &r->batcher, d, rows, n);
 }
 
-/* The largest micro-batch of all steps of the schedule; of a very long run a bound of it. */
-static int caps_of_steps(pl_forest_caps *caps, pl_run *r, pl_error *err) {
+/* The largest micro-batch of all steps of the schedule and the largest unit; of a very long run a bound of it. */
+static int caps_of_steps(pl_forest_caps *caps, pl_forest_caps *unit, pl_run *r, pl_error *err) {
     pl_schedule *s = &r->schedule;
     int64_t budget = r->c->micro_batch_tokens, most = s->batch * s->accumulation;
     if (s->steps > WALK_ROWS / most) {
         *caps = pl_forest_caps_of(r->train, budget, PL_MIN(most, r->train->n));
+        if (scores_prompt(r)) caps->targets = caps->tokens;
+        *unit = *caps;
         return 0;
     }
-    for (int64_t step = 0; step < (s->random ? s->steps : PL_MIN(s->steps, s->steps_per_epoch)); step++) {
+    bool same = !s->random && !r->mismatched; /* every epoch cuts as the first one does */
+    for (int64_t step = 0; step < (same ? PL_MIN(s->steps, s->steps_per_epoch) : s->steps); step++) {
         const int64_t *rows;
         int64_t n;
-        int rc = pl_schedule_rows(s, step, &rows, &n, err);
+        int rc = pl_run_pair_epoch(r, step / s->steps_per_epoch, err);
+        if (rc == 0) rc = pl_schedule_rows(s, step, &rows, &n, err);
         if (rc) return rc;
-        pl_forest_caps_add(caps, r->train, rows, n, budget, scores_prompt(r));
+        add_caps(caps, unit, r, r->train, rows, n, budget);
     }
-    return 0;
+    return pl_run_pair_epoch(r, 0, err);
+}
+
+/* The reference pass, whose mismatched answers change from epoch to epoch: each of them is at most as long as the
+ * longest tree says. */
+static void add_precompute_caps(pl_forest_caps *caps, const pl_run *r) {
+    pl_forest_caps_add(caps, r->train, r->in_order, r->train->n, pass_tokens(r), scores_prompt(r));
+    if (!r->mismatched) return;
+    pl_forest_caps most = pl_forest_caps_of(r->train, pass_tokens(r), 0);
+    *caps = (pl_forest_caps){.tokens = PL_MAX(caps->tokens, PL_MAX(most.tokens, r->train->longest_tree)),
+                             .segments = PL_MAX(caps->segments, most.segments),
+                             .targets = PL_MAX(caps->targets, PL_MAX(most.tokens, r->train->longest_tree)),
+                             .sequences = PL_MAX(caps->sequences, most.sequences),
+                             .ranges = PL_MAX(caps->ranges, most.ranges),
+                             .trees = PL_MAX(caps->trees, most.trees)};
 }
 
 /* The largest micro-batch of the whole run: of every step, and of the passes over all rows. */
-static int caps_of(pl_forest_caps *caps, pl_run *r, pl_error *err) {
-    *caps = (pl_forest_caps){0};
-    int rc = caps_of_steps(caps, r, err);
+static int caps_of(pl_forest_caps *caps, pl_forest_caps *unit, pl_run *r, pl_error *err) {
+    *caps = *unit = (pl_forest_caps){0};
+    int rc = caps_of_steps(caps, unit, r, err);
     if (rc) return rc;
-    if (r->c->precompute_ref_log_probs)
-        pl_forest_caps_add(caps, r->train, r->in_order, r->train->n, pass_tokens(r), scores_prompt(r));
-    if (r->eval) pl_forest_caps_add(caps, r->eval, r->in_order, r->eval->n, pass_tokens(r), scores_prompt(r));
+    if (r->c->precompute_ref_log_probs) add_precompute_caps(caps, r);
+    if (r->eval) add_caps(caps, unit, r, r->eval, r->in_order, r->eval->n, pass_tokens(r));
+    unit->sequences = PL_MAX(unit->sequences, caps->sequences);
+    unit->targets = PL_MAX(unit->targets, caps->targets);
+    unit->trees = PL_MAX(unit->trees, caps->trees);
     return 0;
 }
 
@@ -249,7 +341,7 @@ static int take_step(pl_run *r, pl_arena *arena, pl_error *err) {
                            .dropout = dropout_in_use(r) > 0};
     int rc;
     PL_GO(rc, pl_worker_take(&r->worker, &r->model.arch, &r->backend, &spec, arena, err));
-    PL_GO(rc, pl_batcher_take(&r->batcher, &caps, arena, err));
+    PL_GO(rc, pl_batcher_take(&r->batcher, &r->unit_caps, arena, err));
     if (r->reference.kind == PL_REF_MODEL) {
         pl_worker_spec ref = {.caps = caps, .budget_tok = r->c->micro_batch_tokens, .pass_tok = pass_tokens(r)};
         PL_GO(rc, pl_worker_take(&r->reference.own_worker, &r->reference.model.arch, &r->backend, &ref, arena, err));
@@ -305,7 +397,7 @@ static int take_memory(pl_run *r, pl_error *err) {
     size_t model_bytes = 0, step_bytes = 0;
     int rc;
     PL_GO(rc, number_rows(r, err));
-    PL_GO(rc, caps_of(&r->caps, r, err));
+    PL_GO(rc, caps_of(&r->caps, &r->unit_caps, r, err));
     PL_GO(rc, plan_memory(r, &model_bytes, &step_bytes, err));
     PL_GO(rc, pl_arena_init(&r->model_arena, "model", model_bytes, err));
     PL_GO(rc, pl_arena_init(&r->step_arena, "step", step_bytes, err));
@@ -376,7 +468,7 @@ static int hash_inputs(pl_run *r, pl_error *err) {
     if (r->reference.kind == PL_REF_MODEL) rc = pl_model_hash(&model, &r->reference.model, err);
     return rc ? rc
               : pl_reference_key(&r->state.reference, &r->reference, &model, r->c->adapter, r->machine, r->backend.bf16,
-                                 pass_tokens(r), err);
+                                 pass_tokens(r), r->worker.ld_discount, err);
 }
 
 static void banner(const pl_run *r) {
@@ -386,6 +478,8 @@ static void banner(const pl_run *r) {
     pl_log(PL_LOG_INFO, "model: %s (%s, %.1f M parameters, %s), training %s: %.2f M parameters", r->model.dir,
            r->model.arch.family, (double)r->model.elements / 1e6, pl_dtype_name(r->model.tensors[0]->dtype),
            r->is_lora ? "a LoRA adapter" : "all weights", (double)r->policy.elements / 1e6);
+    pl_config_objective_sentence(sentence, sizeof sentence, &r->batcher.mix, &r->batcher.params);
+    pl_log(PL_LOG_INFO, "%s", sentence);
     if (r->reference.kind != PL_REF_NONE) {
         pl_reference_sentence(sentence, sizeof sentence, &r->reference, r->c);
         pl_log(PL_LOG_INFO, "%s", sentence);
@@ -412,12 +506,14 @@ static void fill_saver(pl_run *r) {
 }
 
 static void fill_batcher(pl_run *r) {
-    r->batcher.objective = r->objective;
-    r->batcher.params = r->c->loss;
+    const pl_loss_params *p = &r->batcher.params;
+    bool ld = pl_mix_reads(&r->batcher.mix, "ld_alpha") && !isnan(p->ld_alpha);
+    r->worker.ld_discount = ld ? 1 - p->ld_alpha : 0;
+    r->reference.own_worker.ld_discount = r->worker.ld_discount;
+    r->batcher.state = r->state.loss;
     r->batcher.worker = &r->worker;
     r->batcher.policy = &r->policy;
     r->batcher.reference = &r->reference;
-    r->batcher.score_prompt = scores_prompt(r);
 }
 
 int pl_run_open(pl_run *r, pl_error *err) {
@@ -426,18 +522,15 @@ int pl_run_open(pl_run *r, pl_error *err) {
     r->backend = pl_machine_backend(r->machine, r->c->bf16);
     const pl_command *cmd = pl_train_command(r->command);
     if (!cmd) return PL_FAIL(err, PL_E_OPTION, "%s is no training command", r->command);
-    bool paired = strcmp(r->command, "dpo") == 0;
-    const char *loss = pl_options_choice(r->options, "loss_type");
-    r->objective = loss ? pl_objective_find(loss, paired ? PL_LOSS_PAIRED : PL_LOSS_SINGLE) : NULL;
-    if (!r->objective)
-        return PL_FAIL(err, PL_E_INTERNAL, "loss_type %s is in no row of loss/", loss ? loss : "(unset)");
     PL_GO(rc, pl_config_check(r->c, r->options, err));
+    PL_GO(rc, pl_config_objective(&r->batcher.mix, &r->batcher.params, r->command, r->c, r->options, err));
     PL_GO(rc, pl_model_open(&r->model, r->c->model_name_or_path, err));
     PL_GO(rc, check_length(r, err));
     PL_GO(rc, pl_tokenizer_open(&r->tokenizer, r->c->model_name_or_path, err));
     PL_GO(rc, open_peft(r, err));
     PL_GO(rc, open_reference(r, err));
     PL_GO(rc, load_data(r, err));
+    PL_GO(rc, open_units(r, err));
     PL_GO(rc, pl_schedule_init(&r->schedule, r->c, r->train->n, err));
     PL_GO(rc, pl_run_open_dir(r, err));
     PL_GO(rc, take_memory(r, err));
@@ -456,6 +549,7 @@ out:
 void pl_run_close(pl_run *r) {
     pl_record_close(&r->record);
     pl_schedule_release(&r->schedule);
+    for (int64_t e = 0; r->cached && e < r->ncached; e++) pl_free(r->cached[e]);
     pl_free(r->cached);
     pl_free(r->cached_eval);
     pl_free(r->in_order);

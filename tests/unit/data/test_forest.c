@@ -121,7 +121,10 @@ static void test_pair_by_hand(void **state) {
     check_target(&f, 6, 9, 110, 2);
     check_target(&f, 7, 9, 111, 3);
     check_target(&f, 8, 11, 112, 3);
-    static const pl_sequence sequences[] = {{0, 0, 0, 4, 4}, {0, 1, 4, 2, 2}, {1, 0, 6, 1, 1}, {1, 1, 7, 2, 2}};
+    static const pl_sequence sequences[] = {{.row = 0, .answer = 0, .first_target = 0, .ntargets = 4, .length = 4},
+                                            {.row = 0, .answer = 1, .first_target = 4, .ntargets = 2, .length = 2},
+                                            {.row = 1, .answer = 0, .first_target = 6, .ntargets = 1, .length = 1},
+                                            {.row = 1, .answer = 1, .first_target = 7, .ntargets = 2, .length = 2}};
     assert_int_equal(f.nsequences, 4);
     for (int64_t q = 0; q < 4; q++) {
         assert_int_equal(f.sequences[q].row, sequences[q].row);

@@ -156,7 +156,10 @@ double fixture_load_batch(fixture *f, const char *dir, const char *file, bool sh
     pl_json *rows = pl_json_get(root, paired ? "pairs" : "rows");
     f->data.n = f->data.nids = 0;
     f->data.kind = paired ? PL_DATA_PREFERENCE : PL_DATA_COMPLETION;
-    f->beta = pl_json_double(pl_json_get(root, "beta"));
+    f->params = (pl_loss_params){.beta = pl_json_double(pl_json_get(root, "beta"))};
+    f->mix = (pl_mix){.n = 1,
+                      .weight = {1},
+                      .term = {paired ? pl_objective_find("dpo", "sigmoid") : pl_objective_find("sft", "nll")}};
     for (int64_t i = 0; i < pl_json_len(rows); i++) load_row(f, pl_json_at(rows, i), paired);
     double loss = pl_json_double(pl_json_get(root, "loss"));
     pl_json_free(root);
@@ -164,29 +167,55 @@ double fixture_load_batch(fixture *f, const char *dir, const char *file, bool sh
     return loss;
 }
 
+/* What an objective sees of the batch that fixture_forward has run. */
+static void collect(const fixture *f, pl_loss_in *in, double *policy, double *token, double *sum_p2, int64_t *first,
+                    int64_t *length, int64_t *prompt) {
+    const pl_forest *b = &f->forest;
+    first[0] = 0;
+    for (int64_t s = 0; s < b->nsequences; s++) {
+        const pl_sequence *q = &b->sequences[s];
+        first[s + 1] = first[s] + q->ntargets;
+        length[s] = q->length;
+        prompt[s] = q->prompt_targets;
+        policy[s] = 0;
+        for (int64_t i = 0; i < q->ntargets; i++) {
+            token[first[s] + i] = (double)f->head.logp[q->first_target + i];
+            sum_p2[first[s] + i] = (double)f->head.sum_p2[f->head.target_row[q->first_target + i]];
+            if (i >= q->prompt_targets) policy[s] += token[first[s] + i];
+        }
+    }
+    *in = (pl_loss_in){.n = b->nsequences,
+                       .per_row = b->nsequences / f->data.n,
+                       .policy = policy,
+                       .reference = f->reference,
+                       .length = length,
+                       .first = first,
+                       .prompt = prompt,
+                       .token_logp = token,
+                       .token_sum_p2 = sum_p2,
+                       .label = f->label,
+                       .state = f->state};
+}
+
 double fixture_loss_and_gradient(fixture *f) {
-    bool paired = f->data.kind == PL_DATA_PREFERENCE;
-    const pl_objective *o = paired ? &pl_objective_dpo_sigmoid : &pl_objective_sft_nll;
     pl_forest *b = &f->forest;
-    double policy[16] = {0}, dseq[16], token[512], dtok[512];
-    int64_t first[17] = {0}, length[16];
+    double policy[16], dseq[16], dseq2[16], token[512], sum_p2[512], dtok[512], dtok2[512];
+    int64_t first[17], length[16], prompt[16], order[16];
     pl_metric metrics[16] = {0};
+    pl_loss_in in;
+    pl_loss_scratch scratch = {.d_sequence = dseq2, .d_token = dtok2};
+    pl_loss_out out = {.d_sequence = dseq, .d_token = dtok, .metrics = metrics, .order = order};
     pl_trainable_zero_grads(&f->trainable);
     fixture_forward(f, true);
-    for (int64_t s = 0; s < b->nsequences; s++) {
-        first[s + 1] = first[s] + b->sequences[s].ntargets;
-        length[s] = b->sequences[s].length;
-        for (int64_t i = first[s]; i < first[s + 1]; i++) policy[s] += token[i] = (double)f->head.logp[i];
-    }
-    pl_loss_in in = {b->nsequences, policy, f->reference, length, first, token};
-    pl_loss_out out = {.d_sequence = dseq, .d_token = dtok, .metrics = metrics};
-    pl_loss_params p = {.beta = f->beta};
-    CHECK(o->run(&out, &in, &p, &check_err));
-    double units = o->unit == PL_UNIT_ROW ? (double)f->data.n : (double)b->ntargets;
+    collect(f, &in, policy, token, sum_p2, first, length, prompt);
+    CHECK(pl_mix_run(&out, &in, &f->mix, &f->params, &scratch, &check_err));
+    double rows = (double)f->data.n, tokens = 0;
+    for (int64_t s = 0; s < b->nsequences; s += in.per_row) tokens += (double)(first[s + 1] - first[s]);
     for (int64_t s = 0; s < b->nsequences; s++)
-        for (int64_t i = first[s]; i < first[s + 1]; i++) dtok[i] = (o->per_token ? dtok[i] : dseq[s]) / units;
+        for (int64_t i = first[s]; i < first[s + 1]; i++)
+            dtok[i] = dtok[i] / tokens + (i - first[s] >= prompt[s] ? dseq[s] / rows : 0);
     const pl_grads *g = f->trainable.is_lora ? NULL : &f->trainable.grads;
     CHECK(pl_head_backward(&f->head, f->weights, g, b, dtok, f->decoder.dx, &check_err));
     CHECK(pl_decoder_backward(&f->decoder, f->weights, f->adapter, g, b, &check_err));
-    return out.loss / units;
+    return out.loss / rows + out.token_loss / tokens;
 }

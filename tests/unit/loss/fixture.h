@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "loss/objective.h"
 #include "model/head.h"
 #include "model/model.h"
 
@@ -31,7 +32,10 @@ typedef struct fixture {
     pl_row rows[8];
     pl_span answers[16];
     double reference[16];
-    double beta;
+    pl_mix mix; /* what is minimised; dpo's sigmoid or sft's nll after fixture_load_batch */
+    pl_loss_params params;
+    bool label[8];
+    double state[PL_LOSS_STATE];
 } fixture;
 
 /* `adapter`: directory under tests/golden, or NULL. Level and mode from PLUMB_CPU and PLUMB_BF16 of the environment. */
