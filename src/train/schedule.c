@@ -25,12 +25,27 @@ int pl_schedule_init(pl_schedule *s, const pl_config *c, int64_t rows, pl_error 
     s->warmup = (int64_t)(share ? ceil(warmup * (double)s->steps) : warmup);
     if (s->kind == PL_SCHED_CONSTANT && s->warmup > 0)
         return PL_FAIL(err, PL_E_OPTION, "lr_scheduler_type constant has no warm-up: use constant_with_warmup");
+    s->most_rows = PL_MIN(s->batch * s->accumulation, rows);
     return PL_NEW(&s->order, rows, err);
+}
+
+int pl_schedule_pack(pl_schedule *s, const pl_bins *bins, pl_error *err) {
+    s->bins = bins;
+    s->most_rows *= bins->most_rows;
+    return PL_NEW(&s->unpacked, s->most_rows, err);
 }
 
 void pl_schedule_release(pl_schedule *s) {
     pl_free(s->order);
+    pl_free(s->unpacked);
     *s = (pl_schedule){0};
+}
+
+static int64_t unpack(pl_schedule *s, const int64_t *bins, int64_t n) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t r = s->bins->first[bins[i]]; r < s->bins->first[bins[i] + 1]; r++) s->unpacked[count++] = r;
+    return count;
 }
 
 int pl_schedule_rows(pl_schedule *s, int64_t step, const int64_t **rows, int64_t *n, pl_error *err) {
@@ -42,6 +57,10 @@ int pl_schedule_rows(pl_schedule *s, int64_t step, const int64_t **rows, int64_t
     }
     *rows = s->order + first;
     *n = PL_MIN(s->batch * s->accumulation, s->rows - first);
+    if (s->bins) {
+        *n = unpack(s, *rows, *n);
+        *rows = s->unpacked;
+    }
     return 0;
 }
 
