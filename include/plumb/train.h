@@ -89,13 +89,18 @@ extern const pl_option pl_train_option_rows[], pl_train_other_rows[];
 #define PL_PAIR_ROWS_TEXT "Rows have prompt, chosen and rejected, or whole transcripts in chosen and rejected."
 #define PL_LABEL_ROWS_TEXT                                                                                             \
     "Rows have prompt, completion and label (true: desirable); preference rows become two such rows each."
+#define PL_MARGIN_TEXT " A number `margin` in a row is how much better chosen is."
+#define PL_VERIFIER_ROWS_TEXT                                                                                          \
+    "Rows have prompt, completion and label (true: right); preference rows become two such rows each."
 #define PL_TRAIN_COMMANDS(X)                                                                                           \
     X(sft, "rows", "Fine-tune a model on completions or text (SFT)", "Rows have prompt and completion, or text.")      \
     X(dpo, "pairs", "Align a model to preference pairs (DPO and its family)", PL_PAIR_ROWS_TEXT)                       \
     X(kto, "rows", "Align a model to good and bad answers (KTO)", PL_LABEL_ROWS_TEXT)                                  \
     X(orpo, "pairs", "Fine-tune and align in one, without a reference (ORPO)", PL_PAIR_ROWS_TEXT)                      \
     X(cpo, "pairs", "Align without a reference (CPO, SimPO, AlphaPO)", PL_PAIR_ROWS_TEXT)                              \
-    X(bco, "rows", "Align a model to good and bad answers (BCO)", PL_LABEL_ROWS_TEXT)
+    X(bco, "rows", "Align a model to good and bad answers (BCO)", PL_LABEL_ROWS_TEXT)                                  \
+    X(reward, "pairs", "Train a reward model on preference pairs", PL_PAIR_ROWS_TEXT PL_MARGIN_TEXT)                   \
+    X(verifier, "rows", "Train a model that tells right answers from wrong ones", PL_VERIFIER_ROWS_TEXT)
 #define PL_TRAIN_DECLARE(NAME, UNIT, SUMMARY, DESCRIPTION)                                                             \
     extern const pl_option pl_##NAME##_option_rows[], pl_##NAME##_loss_options[];                                      \
     extern const pl_option_default pl_##NAME##_option_defaults[];

@@ -124,6 +124,9 @@ static void cut_row(const loader *l, slot *s) {
     }
     s->dropped_empty |= has_empty_answer(l, s);
     if (s->dropped_empty || most <= 0) return;
+    for (int64_t a = 0; l->options->drop_long && a < s->text.answers; a++)
+        s->dropped_long |= s->prompt_count + s->answer_count[a] > most;
+    if (s->dropped_long) return;
     if (s->prompt_count >= most && !prompt_trains(l) && l->form.kind != PL_DATA_TEXT) {
         s->dropped_long = true;
         return;
@@ -366,6 +369,7 @@ static int finish(pl_dataset **out, loader *l, pl_error *err) {
     PL_GO(rc, pl_rows_finish(out, &l->rows, l->form.kind, err));
     l->report.kept = (*out)->n;
     l->report.seam = l->options->seam;
+    l->report.drop_long = l->options->drop_long;
     (*out)->report = l->report;
 out:
     return rc;

@@ -25,6 +25,7 @@ typedef struct pl_data_options {
     pl_seam seam;
     int64_t max_length;        /* tokens of prompt + answer, keep_start; 0 = no limit */
     int64_t max_prompt_length; /* keeps the prompt's last tokens behind a leading BOS (DECISIONS 24); 0 = no limit */
+    bool drop_long;            /* leave out rows with an answer beyond max_length, instead of cutting it */
     bool drop_empty;           /* leave out rows with an empty answer (DECISIONS 27) */
     bool completion_only_loss; /* false: SFT also trains on the prompt (completion rows); ignored for preference */
     const char *text_field;    /* dataset_text_field, "text" */
@@ -56,11 +57,12 @@ typedef struct pl_data_note {
 typedef struct pl_data_report {
     int64_t read, kept;
     pl_seam seam;
-    int64_t seam_prefix;     /* answers whose joint ids began with the prompt's */
-    int64_t seam_continued;  /* answers tokenized as a continuation */
-    int64_t seam_cut;        /* answers whose joint ids made the prompt shorter (PL_SEAM_JOINT) */
-    int64_t truncated;       /* rows with an answer or prompt cut by max_length or max_prompt_length */
-    int64_t dropped_long;    /* rows whose prompt leaves no room (len(prompt) >= max_length) */
+    int64_t seam_prefix;    /* answers whose joint ids began with the prompt's */
+    int64_t seam_continued; /* answers tokenized as a continuation */
+    int64_t seam_cut;       /* answers whose joint ids made the prompt shorter (PL_SEAM_JOINT) */
+    int64_t truncated;      /* rows with an answer or prompt cut by max_length or max_prompt_length */
+    int64_t dropped_long;   /* rows whose prompt leaves no room (len(prompt) >= max_length); drop_long: longer rows */
+    bool drop_long;
     pl_data_note empty;      /* rows with an empty answer: empty after trimming white space, or no token to train */
     int64_t dropped_empty;   /* rows left out: empty and drop_empty, or no token to train */
     pl_data_note differing;  /* hh-rlhf rows with differing prompts */

@@ -50,5 +50,6 @@ void pl_dataset_log(const pl_dataset *d, const char *path) {
     log_note(path, &r->double_bos, "beginning with two BOS tokens");
     log_count(path, r->truncated, "row", "truncated");
     log_count(path, r->lost_eos, "answer", "lost the EOS token to truncation");
-    log_count(path, r->dropped_long, "row", "dropped: prompt as long as max_length");
+    log_count(path, r->dropped_long, "row",
+              r->drop_long ? "dropped: longer than max_length" : "dropped: prompt as long as max_length");
 }

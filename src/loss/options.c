@@ -132,3 +132,5 @@ const pl_option pl_reward_loss_options[] = {{.name = "center_rewards_coefficient
                                              .group = "Objective",
                                              .help = "pulls the rewards' sum to 0 (0.01 is usual; default: none)"},
                                             {0}};
+
+const pl_option pl_verifier_loss_options[] = {{0}};

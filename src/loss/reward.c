@@ -37,7 +37,7 @@ static void measure(pl_metric *m, const pl_loss_in *in, const pl_loss_params *p)
 }
 
 const pl_objective pl_objective_reward = {.command = "reward",
-                                          .name = "bradley_terry",
+                                          .name = "reward",
                                           .paper = "arXiv:2204.05862; margin arXiv:2307.09288 eq. 2",
                                           .rows = PL_LOSS_PAIRED,
                                           .head = PL_HEAD_SCORE,

@@ -35,7 +35,7 @@ static void derive(pl_metric *m) {
 }
 
 const pl_objective pl_objective_verifier = {.command = "verifier",
-                                            .name = "bce",
+                                            .name = "verifier",
                                             .paper = "arXiv:2110.14168 section 4.2",
                                             .rows = PL_LOSS_LABELLED,
                                             .head = PL_HEAD_SCORE,

@@ -37,6 +37,9 @@ void pl_batcher_caps_add(pl_forest_caps *caps, const pl_batcher *b, const pl_dat
 int pl_batcher_take(pl_batcher *b, const pl_forest_caps *caps, pl_arena *arena, pl_error *err) {
     int rc;
     PL_GO(rc, PL_TAKE(arena, &b->policy_logp, caps->sequences, "objective", err));
+    PL_GO(rc, PL_TAKE(arena, &b->score, caps->sequences, "objective", err));
+    PL_GO(rc, PL_TAKE(arena, &b->d_score, caps->sequences, "objective", err));
+    PL_GO(rc, PL_TAKE(arena, &b->scratch.d_score, caps->sequences, "objective", err));
     PL_GO(rc, PL_TAKE(arena, &b->reference_logp, caps->sequences, "objective", err));
     PL_GO(rc, PL_TAKE(arena, &b->d_sequence, caps->sequences, "objective", err));
     PL_GO(rc, PL_TAKE(arena, &b->scratch.d_sequence, caps->sequences, "objective", err));
@@ -111,8 +114,8 @@ static int reference_logps(pl_batcher *b, const pl_dataset *d, const double *cac
 static void take_sequence(pl_batcher *b, const pl_worker *k, const pl_sequence *q, int64_t s) {
     b->length[s] = q->length;
     b->prompt[s] = q->prompt_targets;
-    b->first[s + 1] = b->first[s] + q->ntargets;
-    for (int64_t i = 0; i < q->ntargets; i++) {
+    b->first[s + 1] = b->first[s] + (pl_worker_is_scored(k) ? 0 : q->ntargets);
+    for (int64_t i = 0; i < b->first[s + 1] - b->first[s]; i++) {
         b->token_logp[b->first[s] + i] = (double)k->head.logp[q->first_target + i];
         b->token_sum_p2[b->first[s] + i] = (double)k->head.sum_p2[k->head.target_row[q->first_target + i]];
     }
@@ -124,10 +127,13 @@ static int collect(pl_batcher *b, const pl_dataset *d, const int64_t *rows, int6
     if (b->n == 0) b->first[0] = 0;
     for (int64_t s = 0; s < k->forest.nsequences; s++) {
         take_sequence(b, k, &k->forest.sequences[s], b->n + s);
-        b->policy_logp[b->n + s] = pl_worker_sequence_logp(k, s);
-        if (!isfinite(b->policy_logp[b->n + s]))
+        double *to = pl_worker_is_scored(k) ? b->score : b->policy_logp;
+        to[b->n + s] = pl_worker_is_scored(k) ? k->score.score[s] : pl_worker_sequence_logp(k, s);
+        if (!isfinite(to[b->n + s]))
             return non_finite(b->worker, &b->policy->weights, b->policy->is_lora ? &b->policy->lora : NULL,
-                              "a log-prob", err);
+                              pl_worker_is_scored(k) ? "a score" : "a log-prob", err);
+        if (b->kept)
+            b->kept[d->rows[k->forest.sequences[s].row].first_answer + k->forest.sequences[s].answer] = to[b->n + s];
     }
     for (int64_t i = 0; i < n; i++) {
         b->label[b->rows + i] = d->rows[rows[i]].label;
@@ -174,7 +180,7 @@ static void count_tokens(const pl_batcher *b, pl_totals *t, const pl_dataset *d)
     for (int64_t s = 0; s < f->nsequences; s++) {
         const pl_sequence *q = &f->sequences[s];
         if (is_aside(b, q)) continue;
-        count_sequence(b, t, q, paired ? q->answer == 1 : !d->rows[q->row].label);
+        if (!pl_worker_is_scored(b->worker)) count_sequence(b, t, q, paired ? q->answer == 1 : !d->rows[q->row].label);
         t->tokens += d->rows[q->row].prompt.count + q->length;
     }
 }
@@ -191,7 +197,8 @@ static void check_step0(const pl_batcher *b, pl_totals *t) {
 /* Gradient of the worker's micro-batch, whose sequences are those of the unit from `first` on. */
 static int backward(pl_batcher *b, int64_t first, pl_units units, pl_error *err) {
     pl_worker *k = b->worker;
-    for (int64_t s = 0; s < k->forest.nsequences; s++) {
+    for (int64_t s = 0; k->d_score && s < k->forest.nsequences; s++) k->d_score[s] = b->d_score[first + s] / units.rows;
+    for (int64_t s = 0; k->c && s < k->forest.nsequences; s++) {
         const pl_sequence *q = &k->forest.sequences[s];
         const double *d_token = b->d_token + b->first[first + s];
         for (int64_t i = 0; i < q->ntargets; i++) {
@@ -222,8 +229,13 @@ static int objective(pl_batcher *b, pl_totals *t, bool train, pl_error *err) {
                      .token_sum_p2 = b->token_sum_p2,
                      .label = b->label,
                      .margin = b->margin,
+                     .score = b->score,
                      .state = b->state};
-    pl_loss_out out = {.d_sequence = b->d_sequence, .d_token = b->d_token, .metrics = t->metrics, .order = b->order};
+    pl_loss_out out = {.d_sequence = b->d_sequence,
+                       .d_score = b->d_score,
+                       .d_token = b->d_token,
+                       .metrics = t->metrics,
+                       .order = b->order};
     for (int64_t i = 0; train && i < b->mix.n; i++)
         if (b->mix.term[i]->learn) b->mix.term[i]->learn(b->state, &in, &b->params);
     int rc = pl_mix_run(&out, &in, &b->mix, &b->params, &b->scratch, err);

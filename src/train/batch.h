@@ -38,8 +38,10 @@ typedef struct pl_batcher {
     pl_reference *reference; /* kind NONE when the objective has none */
     bool score_prompt;
     double *state; /* [PL_LOSS_STATE] of the objective; borrowed */
+    double *kept;  /* [answers of the dataset] where scores are written, by answer; NULL: nowhere. Borrowed */
     /* of the current unit: [sequences], [sequences + 1], [targets], [rows] */
     int64_t n, rows;
+    double *score, *d_score; /* of a score head, in place of all log-probs */
     double *policy_logp, *reference_logp, *d_sequence, *token_logp, *token_sum_p2, *d_token, *margin;
     int64_t *length, *first, *prompt, *order;
     bool *label;

@@ -83,6 +83,10 @@ static const pl_lora_module no_module;
 static int fill_merged(exporter *x, int64_t index, int64_t first, int64_t count, void *bytes) {
     const pl_param_spec *spec = &x->s->model->params[index];
     const pl_tensor *stored = x->s->model->tensors[index];
+    if (spec->role == PL_ROLE_SCORE && x->t->lora.score) {
+        x->s->ops->from_real(bytes, x->dtype, x->t->lora.score + first, count);
+        return 0;
+    }
     const pl_lora_module *mod =
         spec->role == PL_ROLE_LIN_WEIGHT ? pl_lora_at(&x->t->lora, spec->layer, spec->lin) : &no_module;
     pl_mat mat = {stored->data, stored->dtype, spec->rows, spec->cols};
@@ -112,7 +116,8 @@ static int write_model(const pl_saver *s, const pl_trainable *t, const char *dir
     for (int64_t i = 0; i < s->model->nparams; i++) x.room = PL_MAX(x.room, s->model->params[i].cols);
     x.room = PL_MAX(x.room, 1 << 18);
     PL_GO(rc, PL_NEW(&x.rows, x.room, err));
-    PL_GO(rc, pl_hfdir_copy(s->model->dir, dir, dtype, err));
+    PL_GO(rc, s->classifier ? pl_hfdir_copy_classifier(s->model->dir, dir, dtype, s->classifier, err)
+                            : pl_hfdir_copy(s->model->dir, dir, dtype, err));
     PL_GO(rc, pl_hfdir_write_weights(dir, s->model->params, s->model->nparams, dtype, fill, &x, err));
 out:
     pl_free(x.rows);

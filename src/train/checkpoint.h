@@ -8,6 +8,7 @@
 #ifndef PL_CHECKPOINT_H
 #define PL_CHECKPOINT_H
 
+#include "export/hfdir.h"
 #include "loss/objective.h"
 #include "train/optimizer.h"
 #include "train/reference.h"
@@ -31,8 +32,9 @@ typedef struct pl_saver {
     const char *command, *out_dir, *run_name;
     const pl_config *config;
     const pl_model *model;
-    const pl_peft_config *peft; /* NULL in full fine-tuning */
-    pl_dtype dtype;             /* of the output */
+    const pl_peft_config *peft;            /* NULL in full fine-tuning */
+    const pl_hfdir_classifier *classifier; /* of a reward model; NULL otherwise */
+    pl_dtype dtype;                        /* of the output */
     const pl_ops *ops;
     int64_t keep; /* step checkpoints kept; 0: all */
 } pl_saver;

@@ -23,6 +23,7 @@ typedef struct pl_run {
     pl_tokenizer *tokenizer;
     pl_dataset *train, *eval; /* eval may be NULL */
     pl_peft_config peft;
+    pl_hfdir_classifier classifier; /* of what is written, with a score head */
     bool is_lora;
 
     pl_arena model_arena, step_arena;

@@ -52,6 +52,7 @@ static int load_data(pl_run *r, pl_error *err) {
     pl_data_options o = {.preference = objective->rows == PL_LOSS_PAIRED,
                          .labelled = objective->rows == PL_LOSS_LABELLED,
                          .margin = objective->head == PL_HEAD_SCORE,
+                         .drop_long = objective->head == PL_HEAD_SCORE,
                          .seam = (pl_seam)c->seam,
                          .max_length = length_limit(r),
                          .max_prompt_length = set(c->max_prompt_length) ? c->max_prompt_length : 0,
@@ -194,6 +195,7 @@ static int open_peft(pl_run *r, pl_error *err) {
     r->peft.alpha = c->lora_alpha;
     r->peft.rslora = c->use_rslora;
     r->peft.dropout = c->lora_dropout;
+    r->peft.score = r->model.arch.head != PL_ARCH_LM;
     const pl_strlist *targets = &c->lora_target_modules;
     int rc = targets->n ? pl_peft_config_target(&r->peft, targets->items, targets->n, err) : 0;
     /* written as names: few readers but PEFT know what "all-linear" or no target means */
@@ -215,6 +217,14 @@ static pl_dtype output_dtype(const pl_run *r) {
     static const pl_dtype types[] = {[PL_STORE_F32] = PL_F32, [PL_STORE_F16] = PL_F16, [PL_STORE_BF16] = PL_BF16};
     if (r->c->dtype >= 0 && r->c->dtype != PL_STORE_AUTO) return types[r->c->dtype];
     return r->model.tensors[0]->dtype;
+}
+
+static bool is_scored(const pl_run *r) { return r->batcher.mix.term[0]->head == PL_HEAD_SCORE; }
+
+static int open_model(pl_run *r, pl_error *err) {
+    const char *dir = r->c->model_name_or_path;
+    return is_scored(r) ? pl_model_open_scored(&r->model, dir, (uint64_t)r->c->seed, err)
+                        : pl_model_open(&r->model, dir, err);
 }
 
 static int open_ref_model(pl_run *r, pl_error *err) {
@@ -480,6 +490,11 @@ static void banner(const pl_run *r) {
            r->is_lora ? "a LoRA adapter" : "all weights", (double)r->policy.elements / 1e6);
     pl_config_objective_sentence(sentence, sizeof sentence, &r->batcher.mix, &r->batcher.params);
     pl_log(PL_LOG_INFO, "%s", sentence);
+    if (is_scored(r))
+        pl_log(PL_LOG_INFO, "score head: %s",
+               r->c->adapter                             ? "the adapter's"
+               : r->model.arch.head == PL_ARCH_NEW_SCORE ? "new, drawn from the seed"
+                                                         : "the model's");
     if (r->reference.kind != PL_REF_NONE) {
         pl_reference_sentence(sentence, sizeof sentence, &r->reference, r->c);
         pl_log(PL_LOG_INFO, "%s", sentence);
@@ -493,13 +508,29 @@ static void banner(const pl_run *r) {
            (double)r->schedule.steps / (double)r->schedule.steps_per_epoch);
 }
 
+/* transformers must read the score where plumb does. */
+static void choose_pad(pl_run *r) {
+    if (!is_scored(r)) return;
+    pl_hfdir_classifier_init(&r->classifier, &r->model.arch, r->tokenizer);
+    if (r->classifier.pad < 0)
+        pl_log(PL_LOG_WARN, "the tokenizer has no token to pad with but eos: the model is written without a "
+                            "pad_token_id, so that transformers scores one answer at a time");
+    else if (r->classifier.pad_token)
+        pl_log(PL_LOG_INFO,
+               "pad token: %s in what is written, because transformers reads the score at the last token that is not "
+               "the pad, and answers end in eos",
+               r->classifier.pad_token);
+}
+
 static void fill_saver(pl_run *r) {
+    choose_pad(r);
     r->saver = (pl_saver){.command = r->command,
                           .out_dir = r->c->output_dir,
                           .run_name = r->run_name,
                           .config = r->c,
                           .model = &r->model,
                           .peft = r->is_lora ? &r->peft : NULL,
+                          .classifier = is_scored(r) ? &r->classifier : NULL,
                           .dtype = output_dtype(r),
                           .ops = r->backend.ops,
                           .keep = set(r->c->save_total_limit) ? r->c->save_total_limit : 0};
@@ -524,7 +555,7 @@ int pl_run_open(pl_run *r, pl_error *err) {
     if (!cmd) return PL_FAIL(err, PL_E_OPTION, "%s is no training command", r->command);
     PL_GO(rc, pl_config_check(r->c, r->options, err));
     PL_GO(rc, pl_config_objective(&r->batcher.mix, &r->batcher.params, r->command, r->c, r->options, err));
-    PL_GO(rc, pl_model_open(&r->model, r->c->model_name_or_path, err));
+    PL_GO(rc, open_model(r, err));
     PL_GO(rc, check_length(r, err));
     PL_GO(rc, pl_tokenizer_open(&r->tokenizer, r->c->model_name_or_path, err));
     PL_GO(rc, open_peft(r, err));
