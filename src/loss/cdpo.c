@@ -8,7 +8,7 @@ static const char *const params[] = {
 
 static pl_pair_loss of_pair(const pl_pair *q, const pl_loss_params *p) {
     double z = p->beta * pl_pair_difference(q), e = p->label_smoothing;
-    double loss = -(1 - e) * pl_log_sigmoid(z) - e * pl_log_sigmoid(-z);
+    double loss = -(1 - e) * pl_log_sigmoid(z) - pl_flat_times(e, pl_log_sigmoid(-z));
     return pl_pair_of_difference(q, loss, p->beta * (e * pl_sigmoid(z) - (1 - e) * pl_sigmoid(-z)));
 }
 

@@ -32,7 +32,7 @@ typedef value value_fn(double x, const pl_loss_params *p);
 
 static value smoothed(double z, const pl_loss_params *p) {
     double e = p->label_smoothing;
-    return (value){-(1 - e) * pl_log_sigmoid(z) - e * pl_log_sigmoid(-z),
+    return (value){-(1 - e) * pl_log_sigmoid(z) - pl_flat_times(e, pl_log_sigmoid(-z)),
                    p->beta * (e * pl_sigmoid(z) - (1 - e) * pl_sigmoid(-z))};
 }
 static value of_sigmoid(double x, const pl_loss_params *p) { return smoothed(p->beta * x, p); }
@@ -52,24 +52,26 @@ static int run(pl_loss_out *out, const pl_loss_in *in, const pl_loss_params *p, 
         double nc = tokens(in, 2 * i, mean), nr = tokens(in, 2 * i + 1, mean), dc, dr;
         double x = reward(in->policy[2 * i] / nc, p->alpha, &dc) - reward(in->policy[2 * i + 1] / nr, p->alpha, &dr);
         value v = f(x, p);
-        if (!isfinite(v.loss) || !isfinite(v.slope * dc) || !isfinite(v.slope * dr))
+        double pc = pl_flat_times(v.slope, dc) / nc, pr = pl_flat_times(v.slope, dr) / nr;
+        if (!isfinite(v.loss) || !isfinite(pc) || !isfinite(pr))
             return PL_FAIL(err, PL_E_NUMERIC, "the loss of pair %" PRId64 " is not finite (log-probs %g and %g)", i,
                            in->policy[2 * i], in->policy[2 * i + 1]);
         out->loss += v.loss;
-        out->d_sequence[2 * i] += v.slope * dc / nc;
-        out->d_sequence[2 * i + 1] -= v.slope * dr / nr;
+        out->d_sequence[2 * i] += pc;
+        out->d_sequence[2 * i + 1] -= pr;
     }
     return nll == 0 ? 0 : pl_nll_add(out, in, nll, PL_NLL_COMPLETION, err);
 }
 
 static void measure(pl_metric *m, const pl_loss_in *in, const pl_loss_params *p, bool mean, double nll) {
     for (int64_t i = 0; 2 * i < in->n; i++) {
-        double chosen = in->policy[2 * i] / tokens(in, 2 * i, mean);
+        double unused, chosen = in->policy[2 * i] / tokens(in, 2 * i, mean);
         double rejected = in->policy[2 * i + 1] / tokens(in, 2 * i + 1, mean);
-        pl_metric_add(&m[CHOSEN], p->beta * chosen);
-        pl_metric_add(&m[REJECTED], p->beta * rejected);
-        pl_metric_add(&m[ACCURACIES], p->beta * chosen > p->beta * rejected);
-        pl_metric_add(&m[MARGINS], p->beta * (chosen - rejected));
+        double rc = p->beta * reward(chosen, p->alpha, &unused), rr = p->beta * reward(rejected, p->alpha, &unused);
+        pl_metric_add(&m[CHOSEN], rc);
+        pl_metric_add(&m[REJECTED], rr);
+        pl_metric_add(&m[ACCURACIES], rc > rr);
+        pl_metric_add(&m[MARGINS], rc - rr);
         pl_metric_add(&m[LOGPS_CHOSEN], chosen);
         pl_metric_add(&m[LOGPS_REJECTED], rejected);
     }

@@ -8,8 +8,8 @@ static const char *const params[] = {
 
 static pl_pair_loss of_pair(const pl_pair *q, const pl_loss_params *p) {
     double z = p->beta * pl_pair_difference(q), e = p->label_smoothing, s = pl_sigmoid(z), t = pl_sigmoid(-z);
-    double loss = s * (pl_log_sigmoid(z) - log1p(-e)) + t * (pl_log_sigmoid(-z) - log(e));
-    return pl_pair_of_difference(q, loss, p->beta * s * t * (z - log1p(-e) + log(e)));
+    double loss = pl_flat_times(s, pl_log_sigmoid(z) - log1p(-e)) + pl_flat_times(t, pl_log_sigmoid(-z) - log(e));
+    return pl_pair_of_difference(q, loss, p->beta * pl_flat_times(s * t, z - log1p(-e) + log(e)));
 }
 
 static int run(pl_loss_out *out, const pl_loss_in *in, const pl_loss_params *p, pl_error *err) {

@@ -129,4 +129,8 @@ static inline void pl_metric_max(pl_metric *m, double value) {
 static inline double pl_log_sigmoid(double x) { return x < 0 ? x - log1p(exp(x)) : -log1p(exp(-x)); }
 static inline double pl_sigmoid(double x) { return x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x)); }
 
+/* a * b where a = 0 wins: a loss that has gone flat, times a score whose slope has overflown (forward_kl,
+ * AlphaPO). */
+static inline double pl_flat_times(double a, double b) { return a == 0 ? 0 : a * b; }
+
 #endif

@@ -58,7 +58,8 @@ int pl_pairs_run(pl_loss_out *out, const pl_loss_in *in, const pl_loss_params *p
         pl_pair q = pl_pair_of(in, p, i);
         pl_pair_loss l = f(&q, p);
         double w = pl_pair_weight(in, p, i);
-        if (!isfinite(w * l.loss) || !isfinite(w * l.chosen) || !isfinite(w * l.rejected))
+        if (!isfinite(q.chosen.ratio) || !isfinite(q.rejected.ratio) || !isfinite(w * l.loss) ||
+            !isfinite(w * l.chosen) || !isfinite(w * l.rejected))
             return PL_FAIL(err, PL_E_NUMERIC,
                            "the loss of pair %" PRId64 " is not finite (log-ratios %g of the chosen and %g of the "
                            "rejected answer)",

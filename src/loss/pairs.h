@@ -34,7 +34,7 @@ double pl_pair_weight(const pl_loss_in *in, const pl_loss_params *p, int64_t i);
 
 /* A function of the difference of the scores, x = score_c - score_r. */
 static inline pl_pair_loss pl_pair_of_difference(const pl_pair *q, double loss, double dx) {
-    return (pl_pair_loss){loss, dx * q->chosen.slope, -dx * q->rejected.slope};
+    return (pl_pair_loss){loss, pl_flat_times(dx, q->chosen.slope), -pl_flat_times(dx, q->rejected.slope)};
 }
 static inline double pl_pair_difference(const pl_pair *q) { return q->chosen.score - q->rejected.score; }
 

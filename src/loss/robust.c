@@ -8,7 +8,7 @@ static const char *const params[] = {
 
 static pl_pair_loss of_pair(const pl_pair *q, const pl_loss_params *p) {
     double z = p->beta * pl_pair_difference(q), e = p->label_smoothing, n = 1 - 2 * e;
-    double loss = (-(1 - e) * pl_log_sigmoid(z) + e * pl_log_sigmoid(-z)) / n;
+    double loss = (-(1 - e) * pl_log_sigmoid(z) + pl_flat_times(e, pl_log_sigmoid(-z))) / n;
     return pl_pair_of_difference(q, loss, -p->beta * ((1 - e) * pl_sigmoid(-z) + e * pl_sigmoid(z)) / n);
 }
 

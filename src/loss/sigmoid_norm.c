@@ -9,7 +9,8 @@ static const char *const params[] = {"beta",          "f_divergence_type", "f_al
 static pl_pair_loss of_pair(const pl_pair *q, const pl_loss_params *p) {
     double c = p->beta / q->chosen.length, r = p->beta / q->rejected.length;
     double z = c * q->chosen.score - r * q->rejected.score, dz = -pl_sigmoid(-z);
-    return (pl_pair_loss){-pl_log_sigmoid(z), dz * c * q->chosen.slope, -dz * r * q->rejected.slope};
+    return (pl_pair_loss){-pl_log_sigmoid(z), pl_flat_times(dz, c * q->chosen.slope),
+                          -pl_flat_times(dz, r * q->rejected.slope)};
 }
 
 static int run(pl_loss_out *out, const pl_loss_in *in, const pl_loss_params *p, pl_error *err) {
