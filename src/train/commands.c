@@ -70,12 +70,7 @@ const pl_option pl_cpo_option_rows[] = {
 
 const pl_option pl_bco_option_rows[] = {DISABLE_DROPOUT, REFERENCE_ROWS, OLD_LENGTH_ROWS, {0}};
 
-/* A score head reads the last token that an answer has, so no pad token is asked for. */
-#define SCORE_ROWS                                                                                                     \
-    PL_ROW_LATER_STR("chat_template_path", NULL), PL_ROW_LATER_STR("eos_token", NULL), {                               \
-        .name = "pad_token", .type = PL_OPT_STR, .flags = PL_OPT_IDLE | PL_OPT_HIDDEN,                                 \
-        .note = "plumb pads nothing, and reads a score at the last token of its answer"                                \
-    }
+#define SCORE_ROWS PL_ROW_LATER_STR("chat_template_path", NULL), PL_ROW_LATER_STR("eos_token", NULL)
 const pl_option pl_reward_option_rows[] = {DISABLE_DROPOUT, SCORE_ROWS, {0}};
 const pl_option pl_verifier_option_rows[] = {DISABLE_DROPOUT, SCORE_ROWS, {0}};
 
