@@ -36,8 +36,10 @@ typedef struct pl_score_options {
     int64_t max_prompt_length;      /* PL_OPT_NO_I64: none */
     int seam;                       /* 0 continue, 1 joint, 2 refuse */
     bool drop_empty;
-    int64_t max_rows; /* PL_OPT_NO_I64: all */
-    int bf16;         /* -1: as the machine likes it, 0, 1 */
+    int64_t max_rows;      /* PL_OPT_NO_I64: all */
+    const char *cache_dir; /* of tokenized rows; NULL: $XDG_CACHE_HOME/plumb or ~/.cache/plumb */
+    bool overwrite_cache;  /* tokenize whatever is kept there */
+    int bf16;              /* -1: as the machine likes it, 0, 1 */
     int64_t micro_batch_tokens;
 } pl_score_options;
 /* The rows of pl_score_options; bf16 is false unless told otherwise. */

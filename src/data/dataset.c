@@ -343,7 +343,8 @@ out:
     return rc;
 }
 
-static int log_extra(const loader *l, pl_error *err) {
+/* The names of columns that are not used, as one text. */
+static int list_extra(char **out, const loader *l, pl_error *err) {
     if (l->nextra == 0) return 0;
     pl_buf text = {0};
     int rc = 0;
@@ -351,27 +352,30 @@ static int log_extra(const loader *l, pl_error *err) {
         if (i > 0) rc = pl_buf_puts(&text, ", ", err);
         if (rc == 0) rc = pl_slice_quote(&text, (pl_slice){l->extra[i], strlen(l->extra[i])}, err);
     }
-    if (rc == 0)
-        pl_log(PL_LOG_INFO, "%s: columns that are not used: %s%s", l->path, text.data,
-               l->nextra == MAX_EXTRA ? ", ..." : "");
+    if (rc == 0 && l->nextra == MAX_EXTRA) rc = pl_buf_puts(&text, ", ...", err);
+    if (rc == 0) rc = pl_strdup(out, text.data, err);
     pl_buf_release(&text);
     return rc;
 }
 
 static int finish(pl_dataset **out, loader *l, pl_error *err) {
     int rc;
+    char *unused = NULL;
     if (l->rows.n == 0)
         return PL_FAIL(err, PL_E_RANGE,
                        "%s: no row is left of %" PRId64 ": %" PRId64 " have a prompt as long as max_length, %" PRId64
                        " an empty answer",
                        l->path, l->report.read, l->report.dropped_long, l->report.dropped_empty);
-    PL_GO(rc, log_extra(l, err));
+    PL_GO(rc, list_extra(&unused, l, err));
     PL_GO(rc, pl_rows_finish(out, &l->rows, l->form.kind, err));
     l->report.kept = (*out)->n;
     l->report.seam = l->options->seam;
     l->report.drop_long = l->options->drop_long;
     (*out)->report = l->report;
+    (*out)->unused = unused;
+    unused = NULL;
 out:
+    pl_free(unused);
     return rc;
 }
 

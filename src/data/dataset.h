@@ -18,6 +18,7 @@ typedef enum pl_data_kind {
 
 typedef enum pl_seam { PL_SEAM_CONTINUE, PL_SEAM_JOINT, PL_SEAM_REFUSE } pl_seam;
 
+/* Every field is in the key of cached rows (pl_dataset_key). */
 typedef struct pl_data_options {
     bool preference; /* what the command needs: preference rows, or prompt/completion or text rows */
     bool labelled;   /* ... or rows with a label, or preference rows to be split into them */
@@ -82,18 +83,20 @@ typedef struct pl_dataset {
     int64_t nids;
     int64_t longest_row, longest_tree; /* tokens: of one prompt+answer; of prompt + all answers */
     pl_data_report report;
+    char *unused;   /* owned: names of columns that are not used, quoted, for people; NULL: none */
     pl_hash hash;   /* of ids, prompt lengths and answers of all kept rows */
     int64_t *mixed; /* [n] scratch of pl_dataset_mismatch; NULL before */
 } pl_dataset;
 
 /* Reads and tokenizes a JSON-lines file (plain or gzip), rows in parallel, with the same result for any number of
  * threads. PL_E_FORMAT names file and line; PL_E_MISMATCH for ids >= vocab_size; PL_E_UNSUPPORTED for conversational
- * rows and when the tokenizer has no EOS; PL_E_RANGE when no row is left. Logs columns that are not used (PL_LOG_INFO)
- * and three seams (PL_LOG_DEBUG); the counts are logged by pl_dataset_log. */
+ * rows and when the tokenizer has no EOS; PL_E_RANGE when no row is left. Logs three seams (PL_LOG_DEBUG); what else is
+ * worth saying is logged by pl_dataset_log. pl_dataset_open (data/cache.h) keeps the result on disk. */
 int pl_dataset_load(pl_dataset **out, const char *path, const pl_data_options *options, const pl_tokenizer *tok,
                     int64_t vocab_size, pl_error *err);
 void pl_dataset_free(pl_dataset *d);
-/* The counts as lines for people, each logged through pl_log at PL_LOG_INFO ("4 rows with an empty answer"). */
+/* Columns that are not used and the counts as lines for people, each logged through pl_log at PL_LOG_INFO ("4 rows with
+ * an empty answer"). */
 void pl_dataset_log(const pl_dataset *d, const char *path);
 /* Moves the last part of the rows (TRL's --eval_split style: `share` of the rows, at least one, chosen by seed) into
  * *held. */

@@ -57,6 +57,8 @@ int pl_dataset_split(pl_dataset *d, pl_dataset **held, double share, uint64_t se
     int64_t kept = rest->n;
     rest->report = d->report;
     rest->report.kept = kept;
+    rest->unused = d->unused;
+    d->unused = NULL;
     pl_dataset swap = *d;
     *d = *rest;
     *rest = swap;

@@ -38,6 +38,7 @@ static void log_seams(const pl_dataset *d, const char *path) {
 
 void pl_dataset_log(const pl_dataset *d, const char *path) {
     const pl_data_report *r = &d->report;
+    if (d->unused) pl_log(PL_LOG_INFO, "%s: columns that are not used: %s", path, d->unused);
     pl_log(PL_LOG_INFO, "%s: %" PRId64 " row%s read, %" PRId64 " kept; longest row %" PRId64 " tokens", path, r->read,
            r->read == 1 ? "" : "s", r->kept, d->longest_row);
     log_seams(d, path);

@@ -109,5 +109,6 @@ void pl_dataset_free(pl_dataset *d) {
     pl_free(d->answers);
     pl_free(d->ids);
     pl_free(d->mixed);
+    pl_free(d->unused);
     pl_free(d);
 }

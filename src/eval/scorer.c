@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/cache.h"
+#include "data/cache.h"
 #include "plumb/log.h"
 
 /* --- opening */
@@ -37,15 +39,18 @@ static int open_data(pl_scorer *s, const pl_score_options *o, pl_error *err) {
                                .drop_empty = o->drop_empty,
                                .max_rows = limit_of(o->max_rows)};
     const char *split = o->dataset_test_split ? o->dataset_test_split : "test";
-    char *path = NULL;
+    char *path = NULL, *dir = NULL;
     int rc;
     PL_GO(rc, pl_dataset_resolve(&path, o->dataset_name, split, err));
-    PL_GO(rc, pl_dataset_load(&s->data, path, &options, s->policy.tokenizer, s->policy.model.arch.V, err));
+    PL_GO(rc, pl_cache_dir(&dir, o->cache_dir, err));
+    const pl_data_cache cache = {dir, o->overwrite_cache};
+    PL_GO(rc, pl_dataset_open(&s->data, path, &options, s->policy.tokenizer, s->policy.model.arch.V, &cache, err));
     pl_dataset_log(s->data, path);
     PL_GO(rc, check_positions(s, &s->policy.model.arch, "the model", err));
     PL_GO(rc, PL_NEW(&s->rows, s->data->n, err));
     for (int64_t i = 0; i < s->data->n; i++) s->rows[i] = i;
 out:
+    pl_free(dir);
     pl_free(path);
     return rc;
 }

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/cache.h"
 #include "base/rng.h"
 #include "kernels/ops.h"
 
@@ -166,18 +167,49 @@ size_t pl_model_bytes(const pl_model *m) {
     return bytes;
 }
 
-int pl_model_hash(pl_hash *out, const pl_model *m, pl_error *err) {
-    pl_hasher *h = NULL;
-    int rc = pl_hasher_new(&h, err);
-    if (rc) return rc;
+/* Names, types and shapes, and what is in the tensors: in all of them, or only in those that no file holds. */
+static void add_params(pl_hasher *h, const pl_model *m, bool all) {
     for (int64_t i = 0; i < m->nparams; i++) {
         pl_hasher_add_text(h, m->params[i].name);
         pl_hasher_add_text(h, pl_dtype_name(m->tensors[i]->dtype));
         pl_hasher_add_int(h, m->params[i].rows);
         pl_hasher_add_int(h, m->params[i].cols);
-        pl_hasher_add(h, m->tensors[i]->data, m->tensors[i]->bytes);
+        if (all || !pl_tensors_find(m->files, m->params[i].name))
+            pl_hasher_add(h, m->tensors[i]->data, m->tensors[i]->bytes);
     }
+}
+
+int pl_model_hash(pl_hash *out, const pl_model *m, pl_error *err) {
+    pl_hasher *h = NULL;
+    int rc = pl_hasher_new(&h, err);
+    if (rc) return rc;
+    add_params(h, m, true);
     *out = pl_hasher_digest(h);
     pl_hasher_free(h);
     return 0;
+}
+
+static int stamp_key(pl_hash *key, bool *settled, const pl_model *m, pl_error *err) {
+    pl_hasher *h = NULL;
+    int rc = pl_hasher_new(&h, err);
+    if (rc) return rc;
+    pl_hasher_add_text(h, "content of a model");
+    add_params(h, m, false);
+    rc = pl_tensors_add_stamps(h, settled, m->files, err);
+    *key = pl_hasher_digest(h);
+    pl_hasher_free(h);
+    return rc;
+}
+
+int pl_model_hash_remembered(pl_hash *out, const pl_model *m, const char *cache_dir, bool fresh, pl_error *err) {
+    pl_hash key, after;
+    pl_error ignored;
+    bool settled = false;
+    int rc = stamp_key(&key, &settled, m, err);
+    if (rc) return rc;
+    if (!fresh && settled && pl_memo_get(out, cache_dir, &key)) return 0;
+    rc = pl_model_hash(out, m, err);
+    if (rc == 0) rc = stamp_key(&after, &settled, m, err);
+    if (rc == 0 && settled && strcmp(key.hex, after.hex) == 0) (void)pl_memo_put(cache_dir, &key, out, &ignored);
+    return rc;
 }

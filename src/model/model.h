@@ -39,6 +39,9 @@ int pl_model_check(const pl_model *m, pl_error *err);
 size_t pl_model_bytes(const pl_model *m);
 /* Content hash over names, types, shapes and bytes of all parameters. Reads the whole file. */
 int pl_model_hash(pl_hash *out, const pl_model *m, pl_error *err);
+/* The same hash, remembered in cache_dir for as long as the files are unchanged (base/cache.h), so that nothing is
+ * read. fresh: it is computed whatever is remembered. */
+int pl_model_hash_remembered(pl_hash *out, const pl_model *m, const char *cache_dir, bool fresh, pl_error *err);
 
 /* Trained tensors of a run, one list for both kinds: full fine-tuning (the model's parameters) or LoRA (A and B of each
  * module). */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cache.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "tensor/dtype.h"
@@ -343,6 +344,21 @@ int pl_tensors_check(const pl_tensors *ts, pl_error *err) {
     for (int64_t i = 0; rc == 0 && ts && i < ts->nfiles; i++)
         rc = pl_map_check(&ts->files[i].map, ts->files[i].path, err);
     return rc;
+}
+
+int pl_tensors_add_stamps(pl_hasher *h, bool *settled, const pl_tensors *ts, pl_error *err) {
+    *settled = true;
+    pl_hasher_add_int(h, ts->nfiles);
+    for (int64_t i = 0; i < ts->nfiles; i++) {
+        pl_stamp s = {0};
+        if (ts->files[i].map.data) {
+            int rc = pl_stamp_of_descriptor(&s, ts->files[i].map.fd, ts->files[i].path, err);
+            if (rc) return rc;
+        }
+        *settled &= s.settled && s.regular;
+        pl_hasher_add_stamp(h, &s);
+    }
+    return 0;
 }
 
 const char *pl_tensors_file(const pl_tensors *ts, const pl_tensor *t) {

@@ -9,6 +9,7 @@
 #define PL_SAFETENSORS_H
 
 #include "base/base.h"
+#include "base/hash.h"
 #include "plumb/tensor.h"
 
 #define PL_ST_MAX_HEADER ((size_t)100000000) /* bytes, as the reference reader */
@@ -31,6 +32,10 @@ void pl_tensors_close(pl_tensors *ts); /* NULL is fine; every pl_tensor of it be
 /* PL_E_IO when a file is shorter now than when it was opened: reading its tensors would end the process with SIGBUS.
  * One fstat per file. */
 int pl_tensors_check(const pl_tensors *ts, pl_error *err);
+
+/* Adds to h what identifies the files while they are unchanged (base/cache.h). *settled: all of them are, and there is
+ * no other source of bytes. PL_E_IO. */
+int pl_tensors_add_stamps(pl_hasher *h, bool *settled, const pl_tensors *ts, pl_error *err);
 
 int64_t pl_tensors_count(const pl_tensors *ts);
 /* Borrowed; 0 <= i < count; in the order of the data within a file, shards in order of their names. */

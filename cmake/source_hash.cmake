@@ -1,0 +1,18 @@
+# cmake -DROOT=... -DOUT=... -P source_hash.cmake: a header with a hash over the source that turns the text of a data file into
+# rows of ids. It is part of the key of cached rows, so that rows which other code has made are never taken for its own.
+file(GLOB sources ${ROOT}/src/base/*.[ch] ${ROOT}/src/text/*.[ch] ${ROOT}/src/data/*.[ch])
+list(SORT sources)
+set(all "")
+foreach(source ${sources})
+  file(SHA256 ${source} hash)
+  get_filename_component(name ${source} NAME)
+  string(APPEND all "${name} ${hash}\n")
+endforeach()
+string(SHA256 hash "${all}")
+set(text "/* made by cmake/source_hash.cmake */\n#define PL_ROW_SOURCE \"${hash}\"\n")
+if(EXISTS ${OUT})
+  file(READ ${OUT} old)
+endif()
+if(NOT "${old}" STREQUAL "${text}")
+  file(WRITE ${OUT} "${text}")
+endif()
