@@ -148,9 +148,9 @@ huge=(dpo "${ok[@]}" --max_length 128 --bf16 false --beta 1000 --train_sampling_
 refuse 1 "step 1: row 0 .line 1.: layer 1: the gradient of $module.lora_A.weight is not finite" "${huge[@]}" --adapter "$work/a" --micro_batch_tokens 1
 refuse 1 "step 1: row 1 .line 2.: layer 1: the gradient of $module.lora_A" "${huge[@]}" --adapter "$work/a1" --micro_batch_tokens 1
 refuse 1 "step 1: rows 0 .line 1., 1 .line 2..*, 7 .line 8.: layer 1: the gradient of $module.lora_A" "${huge[@]}" --adapter "$work/a"
-# numbers that overflow although all weights are finite: a learning rate beyond reason
-refuse 1 'step [0-9]+: .*(all weights are finite|not finite)' dpo "${ok[@]}" --max_length 128 --learning_rate 100 --max_grad_norm 0 --bf16 false \
-  --overwrite_output_dir --max_steps 30 --save_strategy no
+# numbers that overflow although all weights are finite: one of them is the largest there is
+model && poison "$work/m" model.layers.1.post_attention_layernorm.weight '\377\377\177\177'
+refuse 1 'step 1: .*all weights are finite' dpo --model "$work/m" "${ok[@]:2}" --max_length 128 --bf16 false --overwrite_output_dir
 
 # messages as JSON
 "$plumb" dpo "${ok[@]}" --beta much --log_format json 2>"$work/json.stderr"

@@ -2,46 +2,33 @@
  * arXiv:2205.14135).
  *
  * A task is a block of columns of one run and one key/value head; a column is a query of the run and one of the heads
- * that share the key/value head, so that grouped heads read k and v once. Columns lie in the lanes of vectors: every
- * product is C[rows, columns] += A B with A read by broadcast straight from k or v, whatever their stride and head
- * size, and the softmax needs no sums across lanes. Tasks are independent and write different rows: bits do not depend
- * on threads. A NaN or infinity in v may reach queries of the same block that do not see its key (0 * NaN). */
+ * that share the key/value head, so that grouped heads read k and v once and short segments fill the tiles. Scores are
+ * C[keys, columns] = K Q', columns in the lanes of vectors, with k read by broadcast whatever its stride: the softmax
+ * needs no sums across lanes, and keys beyond the diagonal are left out key by key. Outputs are O[columns, D], the head
+ * dimension in the lanes, and read scores by broadcast: nothing but Q is transposed. Tasks are independent and write
+ * different rows: bits do not depend on threads. */
 
 #define KEYS 64          /* rows of a tile of scores */
 #define MAX_COLUMNS 48   /* columns of a tile */
-#define TILE_FLOATS 6144 /* D * columns <= this */
+#define TILE_FLOATS 6144 /* D in whole vectors * columns <= this */
+#define MAX_HEAD 256
 
-/* Tiles of queries and outputs stay in the second-level cache, and four of them on a thread's stack. */
+/* Tiles of queries and outputs stay in the second-level cache, and on a thread's stack. */
 static int64_t tile_columns(int64_t D) { return D <= 128 ? MAX_COLUMNS : 16; }
+static int64_t whole_vectors(int64_t n) { return (n + VW - 1) / VW * VW; }
 
-static void tile_product(float *c, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ld, int64_t M,
-                         int64_t nv, int64_t K, bool accumulate) {
-    tiles(c, ld, a, ars, aks, b, ld, M, nv, K, accumulate);
-}
-
-/* tile[d][lane] = factor * rows[lane][d] for n lanes; the lanes up to a whole vector are 0. */
-static void lanes_pack(float *tile, int64_t ld, const float *const *rows, int64_t n, int64_t D, float factor) {
-    vf r[VW], f = v_set(factor);
-    for (int64_t c = 0; c < n; c += VW) {
-        EACH_VECTOR(d, k, D) {
-            for (int64_t i = 0; i < VW; i++) r[i] = c + i < n ? v_mul(f, v_get(rows[c + i] + d, k)) : v_zero();
-            v_transpose(r);
-            for (int64_t i = 0; i < k; i++) v_store(tile + (d + i) * ld + c, r[i]);
-        }
-    }
-}
-
-/* rows[lane][d] = tile[d][lane] * factor[lane]; rows that are NULL are passed over. */
-static void lanes_unpack(float *const *rows, const float *tile, int64_t ld, int64_t n, int64_t D, const float *factor) {
+/* A square of a transposition: tile[i][lane] = factor * x[lane][i] for VW lanes and k <= VW numbers of each; wide, if
+ * not NULL, takes the rows as they are, filled up with zeros. */
+INLINED void square_pack(float *tile, int64_t ld, float *wide, int64_t ldw, const float *const *x, int64_t d, int64_t k,
+                         vf factor, const bool whole) {
     vf r[VW];
-    for (int64_t c = 0; c < n; c += VW) {
-        vf f = v_get(factor + c, PL_MIN(VW, n - c));
-        EACH_VECTOR(d, k, D) {
-            for (int64_t i = 0; i < VW; i++) r[i] = i < k ? v_mul(f, v_load(tile + (d + i) * ld + c)) : v_zero();
-            v_transpose(r);
-            for (int64_t i = 0; i < PL_MIN(VW, n - c); i++)
-                if (rows[c + i]) v_put(rows[c + i] + d, r[i], k);
-        }
+    UNROLL for (int i = 0; i < VW; i++) r[i] = v_mul(factor, whole ? v_load(x[i] + d) : v_load_n(x[i] + d, k));
+    if (wide) {
+        UNROLL for (int i = 0; i < VW; i++) v_store(wide + i * ldw, r[i]);
+    }
+    v_transpose(r);
+    UNROLL for (int i = 0; i < VW; i++) {
+        if (whole || i < k) v_store(tile + i * ld, r[i]);
     }
 }
 
@@ -49,91 +36,119 @@ static void lanes_unpack(float *const *rows, const float *tile, int64_t ld, int6
 typedef struct attn_cols {
     const pl_attn *a;
     const pl_attn_run *run;
-    int64_t G, g, c0, nc; /* heads per key/value head; that head; first column; count */
-    int64_t ld, nv;       /* row stride of tiles; vectors in use */
+    int64_t G, g, c0, nc;                          /* heads per key/value head; that head; first column; count */
+    int64_t ld, nv;                                /* row stride of tiles with columns in lanes; vectors in use */
+    int64_t ldw;                                   /* row stride of tiles with the head dimension in lanes */
+    int32_t query[MAX_COLUMNS], head[MAX_COLUMNS]; /* of each lane; lanes from nc on repeat the last column */
 } attn_cols;
 
-static int64_t col_query(const attn_cols *t, int64_t lane) { return (t->c0 + lane) / t->G; }
-static int64_t col_head(const attn_cols *t, int64_t lane) { return t->g * t->G + (t->c0 + lane) % t->G; }
+static void cols_init(attn_cols *t, const pl_attn *a, const pl_attn_run *run, int64_t g, int64_t c0, int64_t nc) {
+    int64_t G = a->H / a->KV, query = c0 / G, head = c0 % G;
+    t->a = a, t->run = run, t->G = G, t->g = g, t->c0 = c0, t->nc = nc;
+    t->ld = tile_columns(a->D), t->nv = (nc + VW - 1) / VW, t->ldw = whole_vectors(a->D);
+    for (int64_t lane = 0; lane < t->nv * VW; lane++) {
+        t->query[lane] = (int32_t)query, t->head[lane] = (int32_t)(g * G + head);
+        if (lane + 1 >= nc) continue;
+        if (++head == G) head = 0, query++;
+    }
+}
+
 static int64_t col_offset(const attn_cols *t, int64_t lane, int64_t stride) {
-    return (t->run->q_first + col_query(t, lane)) * stride + col_head(t, lane) * t->a->D;
+    return (t->run->q_first + t->query[lane]) * stride + t->head[lane] * t->a->D;
+}
+/* Where lse and delta of a lane stand. */
+static int64_t col_stat(const attn_cols *t, int64_t lane) {
+    return (t->run->q_first + t->query[lane]) * t->a->H + t->head[lane];
+}
+/* The last of the run's own keys that a lane sees. */
+static int64_t col_limit(const attn_cols *t, int64_t lane) { return t->run->own_past + t->query[lane]; }
+
+/* tile[d][lane] = factor * x[row of lane][d]; wide[lane][d], if not NULL, the same. */
+static void cols_pack(float *tile, float *wide, const float *x, int64_t stride, float factor, const attn_cols *t) {
+    int64_t D = t->a->D, ld = t->ld, ldw = t->ldw;
+    vf f = v_set(factor);
+    for (int64_t c = 0; c < t->nv * VW; c += VW) {
+        const float *rows[VW];
+        for (int64_t i = 0; i < VW; i++) rows[i] = x + col_offset(t, c + i, stride);
+        EACH_VECTOR(d, k, D) {
+            float *w = wide ? wide + c * ldw + d : NULL;
+            if (k == VW)
+                square_pack(tile + d * ld + c, ld, w, ldw, rows, d, VW, f, true);
+            else
+                square_pack(tile + d * ld + c, ld, w, ldw, rows, d, k, f, false);
+        }
+    }
 }
 
-/* tile[d][lane] = factor * x[row of lane][d]; unused lanes are 0. */
-static void cols_pack(float *tile, const float *x, int64_t stride, float factor, const attn_cols *t) {
-    const float *rows[MAX_COLUMNS];
-    for (int64_t lane = 0; lane < t->nc; lane++) rows[lane] = x + col_offset(t, lane, stride);
-    lanes_pack(tile, t->ld, rows, t->nc, t->a->D, factor);
-}
-
-/* x[row of lane][d] = tile[d][lane] * factor[lane]. */
-static void cols_unpack(float *x, int64_t stride, const float *tile, const float *factor, const attn_cols *t) {
-    float *rows[MAX_COLUMNS];
-    for (int64_t lane = 0; lane < t->nc; lane++) rows[lane] = x + col_offset(t, lane, stride);
-    lanes_unpack(rows, tile, t->ld, t->nc, t->a->D, factor);
-}
-
-/* limit[lane]: the last of the run's own keys that the lane sees. */
 static void cols_limits(float *limit, const attn_cols *t) {
-    for (int64_t lane = 0; lane < t->nv * VW; lane++)
-        limit[lane] = (float)(t->run->own_past + col_query(t, PL_MIN(lane, t->nc - 1)));
+    for (int64_t lane = 0; lane < t->nv * VW; lane++) limit[lane] = (float)col_limit(t, lane);
 }
 
-/* Walks over the keys of a task in blocks of at most KEYS: first the run's ranges, then its own up to the last query's.
- * own >= 0: index among the run's own keys of the block's first, where some lane does not see all of the block. */
+/* A block of keys that a task meets: n rows from `row` on; own >= 0: index among the run's own keys of the first, where
+ * some lane does not see all of the block. */
+typedef struct key_block {
+    int64_t row, n, own;
+} key_block;
+
+/* Walks over the keys of a task in blocks of at most KEYS: first the run's ranges, then its own up to the last
+ * query's. */
 typedef struct key_walk {
-    int64_t span, at;        /* position */
-    int64_t row, count, own; /* the block */
+    int64_t span, at; /* position */
+    key_block b;
 } key_walk;
 
 static bool walk_next(key_walk *w, const attn_cols *t) {
     const pl_attn_run *run = t->run;
     for (; w->span <= run->range_count; w->span++, w->at = 0) {
         bool is_own = w->span == run->range_count;
-        int64_t last = run->own_past + col_query(t, t->nc - 1), first = run->own_past + col_query(t, 0);
-        pl_key_range r = {run->own_first, last + 1};
+        pl_key_range r = {run->own_first, col_limit(t, t->nc - 1) + 1};
         if (!is_own) r = t->a->ranges[run->range_first + w->span];
         if (w->at >= r.count) continue;
-        w->row = r.first + w->at;
-        w->count = PL_MIN(KEYS, r.count - w->at);
-        w->own = is_own && w->at + w->count - 1 > first ? w->at : -1;
-        w->at += w->count;
+        int64_t n = PL_MIN(KEYS, r.count - w->at);
+        w->b = (key_block){r.first + w->at, n, is_own && w->at + n - 1 > col_limit(t, 0) ? w->at : -1};
+        w->at += n;
         return true;
     }
     return false;
 }
 
-/* How many keys of the block some lane of vector c sees: a staircase under the diagonal. */
+/* How many keys of a block lane `lane` sees. */
+static int64_t keys_seen(const key_block *b, const attn_cols *t, int64_t lane) {
+    return b->own < 0 ? b->n : PL_MAX(0, PL_MIN(b->n, col_limit(t, lane) + 1 - b->own));
+}
+
+/* How many keys of the block some lane of vector c sees: a staircase under the diagonal. Products with scores read
+ * TILE_ROWS rows or columns at a time, so zeros stand behind each step. */
 typedef struct key_stairs {
     int64_t n[MAX_COLUMNS / VW];
 } key_stairs;
 
-static key_stairs stairs_of(const key_walk *w, const attn_cols *t) {
+static key_stairs stairs_of(const key_block *b, const attn_cols *t) {
     key_stairs s;
-    for (int64_t c = 0; c < t->nv; c++) {
-        int64_t last = t->run->own_past + col_query(t, PL_MIN((c + 1) * VW, t->nc) - 1) - w->own;
-        s.n[c] = w->own < 0 ? w->count : PL_MAX(0, PL_MIN(w->count, last + 1));
-    }
+    for (int64_t c = 0; c < t->nv; c++) s.n[c] = keys_seen(b, t, c * VW + VW - 1);
     return s;
 }
 
 /* Scores: c[key][lane] = sum_d keys[key][d] x[d][lane], where the staircase reaches. */
-static void stairs_scores(float *c, const float *keys, const float *x, const key_stairs *s, const attn_cols *t) {
-    int64_t kv = t->a->kv_stride;
+static void stairs_scores(float *c, const float *keys, int64_t stride, const float *x, const key_stairs *s,
+                          const attn_cols *t) {
     for (int64_t v = 0, done = 0; v < t->nv; done = s->n[v++])
-        tile_product(c + done * t->ld + v * VW, keys + done * kv, kv, 1, x + v * VW, t->ld, s->n[v] - done, t->nv - v,
-                     t->a->D, false);
+        tiles(c + done * t->ld + v * VW, t->ld, keys + done * stride, stride, 1, x + v * VW, t->ld, s->n[v] - done,
+              t->nv - v, t->a->D, false);
 }
 
-/* Outputs: o[d][lane] (+)= sum_key keys[key][d] s[key][lane], over the same. The first step of a first block reaches
- * all lanes. */
-static void stairs_sums(float *o, const float *keys, const float *x, const key_stairs *s, const attn_cols *t,
-                        bool first) {
-    int64_t kv = t->a->kv_stride;
-    for (int64_t v = 0, done = 0; v < t->nv; done = s->n[v++]) {
-        if (s->n[v] == done) continue;
-        tile_product(o + v * VW, keys + done * kv, 1, kv, x + done * t->ld + v * VW, t->ld, t->a->D, t->nv - v,
-                     s->n[v] - done, !(first && done == 0));
+static void stairs_zeros(float *s, int64_t ld, int64_t seen, int64_t n) {
+    for (int64_t j = seen; j < PL_MIN(n, seen + TILE_ROWS); j++) v_store(s + j * ld, v_zero());
+}
+
+/* Outputs: o[lane][d] (+)= sum_key s[key][lane] keys[key][d], over the keys that each group of lanes sees. */
+static void stairs_sums(float *o, const float *keys, int64_t stride, const float *s, const key_block *b,
+                        const attn_cols *t, bool accumulate) {
+    int64_t nv = t->ldw / VW, step = wide_rows(nv);
+    for (int64_t lane = 0; lane < t->nc; lane += step) {
+        int64_t rows = PL_MIN(step, t->nc - lane);
+        tiles_wide(o + lane * t->ldw, t->ldw, s + lane, 1, t->ld, keys, stride, rows, nv,
+                   keys_seen(b, t, lane + rows - 1), accumulate);
     }
 }
 
@@ -166,42 +181,55 @@ static vf softmax_lanes(float *s, int64_t ld, int64_t n, int64_t own, vf limit, 
 }
 
 typedef struct attn_fwd_tiles {
-    _Alignas(64) float q[TILE_FLOATS], o[TILE_FLOATS], s[KEYS * MAX_COLUMNS];
-    _Alignas(64) float max[MAX_COLUMNS], sum[MAX_COLUMNS], limit[MAX_COLUMNS], inverse[MAX_COLUMNS];
+    _Alignas(64) float q[TILE_FLOATS], o[TILE_FLOATS], s[KEYS * MAX_COLUMNS], v[KEYS * MAX_HEAD];
+    _Alignas(64) float max[MAX_COLUMNS], sum[MAX_COLUMNS], limit[MAX_COLUMNS], scale[MAX_COLUMNS];
 } attn_fwd_tiles;
 
-static void fwd_block(attn_fwd_tiles *f, const float *k, const float *v, const attn_cols *t, const key_walk *w,
+/* Rows of n numbers, filled up with zeros to whole vectors. */
+static void rows_widen(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t n) {
+    for (int64_t i = 0; i < rows; i++) EACH_VECTOR(d, k, n) v_store(y + i * ldy + d, v_get(x + i * ldx + d, k));
+}
+
+static void fwd_block(attn_fwd_tiles *f, const float *k, const float *v, const attn_cols *t, const key_block *b,
                       bool first) {
-    int64_t D = t->a->D, ld = t->ld, at = w->row * t->a->kv_stride + t->g * D;
-    key_stairs stairs = stairs_of(w, t);
-    stairs_scores(f->s, k + at, f->q, &stairs, t);
+    int64_t ld = t->ld, ldw = t->ldw, stride = t->a->kv_stride, at = b->row * stride + t->g * t->a->D, ldv = stride;
+    const float *values = v + at;
+    key_stairs stairs = stairs_of(b, t);
+    stairs_scores(f->s, k + at, stride, f->q, &stairs, t);
     for (int64_t c = 0; c < t->nv * VW; c += VW) {
-        if (stairs.n[c / VW] == 0) continue;
-        vf scale = softmax_lanes(f->s + c, ld, stairs.n[c / VW], w->own, v_load(f->limit + c), f->max + c, f->sum + c);
+        int64_t n = stairs.n[c / VW];
+        stairs_zeros(f->s + c, ld, n, b->n);
+        if (n == 0) continue;
+        vf scale = softmax_lanes(f->s + c, ld, n, b->own, v_load(f->limit + c), f->max + c, f->sum + c);
         if (first || v_mask_bits(v_eq(scale, v_set(1.0f))) == v_mask_bits(v_mask_n(VW))) continue;
-        for (int64_t d = 0; d < D; d++) v_store(f->o + d * ld + c, v_mul(v_load(f->o + d * ld + c), scale));
+        v_store(f->scale + c, scale);
+        for (int64_t lane = c; lane < PL_MIN(c + VW, t->nc); lane++) scale_span(f->o + lane * ldw, f->scale[lane], ldw);
     }
-    stairs_sums(f->o, v + at, f->s, &stairs, t, first);
+    if (ldw != t->a->D) { /* tiles read whole vectors */
+        rows_widen(f->v, ldw, values, stride, b->n, t->a->D);
+        values = f->v, ldv = ldw;
+    }
+    stairs_sums(f->o, values, ldv, f->s, b, t, !first);
 }
 
 static void fwd_task(float *o, float *lse, const float *q, const float *k, const float *v, const attn_cols *t) {
     attn_fwd_tiles f;
     bool first = true;
-    cols_pack(f.q, q, t->a->q_stride, t->a->scale, t);
+    cols_pack(f.q, NULL, q, t->a->q_stride, t->a->scale, t);
     cols_limits(f.limit, t);
     for (int64_t lane = 0; lane < t->nv * VW; lane++) f.max[lane] = -INFINITY, f.sum[lane] = 0;
-    for (key_walk w = {0}; walk_next(&w, t); first = false) fwd_block(&f, k, v, t, &w, first);
+    for (key_walk w = {0}; walk_next(&w, t); first = false) fwd_block(&f, k, v, t, &w.b, first);
     for (int64_t lane = 0; lane < t->nc; lane++) {
-        f.inverse[lane] = 1 / f.sum[lane];
-        if (lse)
-            lse[(t->run->q_first + col_query(t, lane)) * t->a->H + col_head(t, lane)] = f.max[lane] + logf(f.sum[lane]);
+        vf inverse = v_set(1 / f.sum[lane]);
+        float *y = o + col_offset(t, lane, t->a->o_stride);
+        EACH_VECTOR(d, n, t->a->D) v_put(y + d, v_mul(inverse, v_load(f.o + lane * t->ldw + d)), n);
+        if (lse) lse[col_stat(t, lane)] = f.max[lane] + logf(f.sum[lane]);
     }
-    cols_unpack(o, t->a->o_stride, f.o, f.inverse, t);
 }
 
-/* --- few columns: one new token of a sequence
- * ------------------------------------------------------------------------------------- With the columns in the lanes
- * most lanes would idle: here the head dimension lies in the lanes, a column at a time. */
+/* --- few columns: one new token of a sequence --- */
+/* With the columns in the lanes most lanes would idle: here the head dimension lies in the lanes, a column at a
+ * time. */
 #define FEW_COLUMNS 4
 
 /* o[0 .. D) = o * scale + sum_j p[j] v[j]. */
@@ -223,16 +251,16 @@ static void few_column(float *o, float *lse, const float *q, const float *k, con
     float p[KEYS], max = -INFINITY, total = 0;
     for (int64_t d = 0; d < a->D; d++) o[d] = 0;
     for (key_walk w = {0}; walk_next(&w, t);) {
-        int64_t at = w.row * a->kv_stride + t->g * a->D;
-        for (int64_t j = 0; j < w.count; j++) p[j] = a->scale * sum_products(q, k + at + j * a->kv_stride, NULL, a->D);
-        float top = row_max(p, w.count, max), scale = expf(max - top);
+        int64_t at = w.b.row * a->kv_stride + t->g * a->D;
+        for (int64_t j = 0; j < w.b.n; j++) p[j] = a->scale * sum_products(q, k + at + j * a->kv_stride, NULL, a->D);
+        float top = row_max(p, w.b.n, max), scale = expf(max - top);
         vf s = v_zero();
-        EACH_VECTOR(j, n, w.count) {
+        EACH_VECTOR(j, n, w.b.n) {
             vf e = v_select(v_mask_n(n), v_exp(v_sub(v_get(p + j, n), v_set(top))), v_zero());
             s = v_add(s, e);
             v_put(p + j, e, n);
         }
-        few_sums(o, v + at, a->kv_stride, p, w.count, a->D, scale);
+        few_sums(o, v + at, a->kv_stride, p, w.b.n, a->D, scale);
         total = total * scale + v_sum(s);
         max = top;
     }
@@ -242,11 +270,10 @@ static void few_column(float *o, float *lse, const float *q, const float *k, con
 
 static void few_task(float *o, float *lse, const float *q, const float *k, const float *v, const attn_cols *t) {
     for (int64_t lane = 0; lane < t->nc; lane++) {
-        attn_cols one = *t;
-        one.c0 += lane, one.nc = 1;
-        int64_t row = t->run->q_first + col_query(t, lane), head = col_head(t, lane);
-        few_column(o + row * t->a->o_stride + head * t->a->D, lse ? lse + row * t->a->H + head : NULL,
-                   q + row * t->a->q_stride + head * t->a->D, k, v, &one);
+        attn_cols one;
+        cols_init(&one, t->a, t->run, t->g, t->c0 + lane, 1);
+        few_column(o + col_offset(t, lane, t->a->o_stride), lse ? lse + col_stat(t, lane) : NULL,
+                   q + col_offset(t, lane, t->a->q_stride), k, v, &one);
     }
 }
 
@@ -266,7 +293,7 @@ static bool task_seek(attn_cols *t, task_cursor *c, const pl_attn *a, int64_t ta
         int64_t block = (task - c->base) / a->KV, vectors = (cols + VW - 1) / VW; /* shared out evenly */
         int64_t c0 = pl_cut(vectors, block, tasks / a->KV) * VW;
         int64_t nc = PL_MIN(cols, pl_cut(vectors, block + 1, tasks / a->KV) * VW) - c0;
-        *t = (attn_cols){a, a->runs + c->run, G, (task - c->base) % a->KV, c0, nc, width, (nc + VW - 1) / VW};
+        cols_init(t, a, a->runs + c->run, (task - c->base) % a->KV, c0, nc);
         return true;
     }
     return false;

@@ -1,204 +1,307 @@
-/* kernels/cpu/attn_bwd.inc.h: attention backward (arXiv:2205.14135), two passes that recompute the probabilities from
- * lse: dq by (columns of a run, key/value head) with queries in the lanes, then dk and dv by (block of rows, key/value
- * head) with keys in the lanes and all runs that see them in order. No sum is shared between tasks: bits do not depend
- * on threads. Seven products instead of the five of one pass, for tasks that are many and equal at any batch shape. */
+/* kernels/cpu/attn_bwd.inc.h: attention backward (arXiv:2205.14135) with five products: a tile of scores is made once,
+ * from lse, and serves dq, dk and dv.
+ *
+ * A task is a chunk of key rows and a key/value head: the task owns dk and dv there, and goes through the columns (as
+ * in attn.inc.h) of all runs that see the chunk, in order. The rows of a tree that is longer than a chunk are several
+ * chunks; a block of columns that sees more than one adds its parts of dq in the order of the chunks: each task waits
+ * until the earlier chunks of its tree have passed the block. Later chunks begin further down the diagonal, so nobody
+ * waits for long, and tasks are handed out in order, so all that a task waits for is under way. No sum depends on
+ * threads. */
+#include <sched.h>
+#include <stdatomic.h>
+
+#define CHUNK_FLOATS 16384 /* keys of a chunk * D in whole vectors <= this: k, v, dk, dv in the second-level cache */
+#define CHUNK_KEYS 256
+#define RING 1024 /* tasks whose progress is known; more than there are threads */
 
 typedef struct attn_grad {
     float *dq, *dk, *dv, *delta;
     const float *d_o, *o, *lse, *q, *k, *v;
     const pl_attn *a;
+    _Atomic int64_t *ring;
+    int64_t chunk_keys;
+    bool apart; /* trees are apart: see tree_next */
 } attn_grad;
 
-/* --- dq
- * -----------------------------------------------------------------------------------------------------------------------
- */
-typedef struct attn_dq_tiles {
-    _Alignas(64) float q[TILE_FLOATS], d_o[TILE_FLOATS], dq[TILE_FLOATS], s[KEYS * MAX_COLUMNS], dp[KEYS * MAX_COLUMNS];
-    _Alignas(64) float lse[MAX_COLUMNS], delta[MAX_COLUMNS], limit[MAX_COLUMNS], factor[MAX_COLUMNS];
-} attn_dq_tiles;
+/* --- trees and chunks --- */
 
-/* s := exp(s - lse) (dp - delta), 0 where the lane does not see the key. */
-static void dq_scores(attn_dq_tiles *f, const attn_cols *t, const key_walk *w, int64_t n, int64_t c) {
+/* Runs [run0, run1) see rows [row0, row1) and no others do. Its chunks are even cuts of these rows. */
+typedef struct attn_tree {
+    int64_t run0, run1, row0, row1;
+    int64_t chunks;
+} attn_tree;
+
+static void run_rows(const pl_attn *a, const pl_attn_run *run, int64_t *row0, int64_t *row1) {
+    *row0 = run->own_first, *row1 = run->own_first + run->own_past + run->q_count;
+    for (int64_t s = 0; s < run->range_count; s++) {
+        pl_key_range r = a->ranges[run->range_first + s];
+        if (r.count == 0) continue;
+        *row0 = PL_MIN(*row0, r.first), *row1 = PL_MAX(*row1, r.first + r.count);
+    }
+}
+
+/* The next tree: a run whose rows lie behind all earlier ones begins a new one. */
+static bool tree_next(attn_tree *t, const attn_grad *g) {
+    const pl_attn *a = g->a;
+    int64_t low, high;
+    if (t->run1 == a->nruns) return false;
+    t->run0 = t->run1;
+    run_rows(a, a->runs + t->run0, &t->row0, &t->row1);
+    for (t->run1++; t->run1 < a->nruns; t->run1++) {
+        run_rows(a, a->runs + t->run1, &low, &high);
+        if (g->apart && low >= t->row1) break;
+        t->row0 = PL_MIN(t->row0, low), t->row1 = PL_MAX(t->row1, high);
+    }
+    t->chunks = (t->row1 - t->row0 + g->chunk_keys - 1) / g->chunk_keys;
+    return true;
+}
+
+/* Whether trees follow one another: no run looks back behind the beginning of its tree. If not, all is one tree. */
+static bool trees_apart(attn_grad *g) {
+    attn_tree t = {0};
+    int64_t end = 0;
+    for (g->apart = true; tree_next(&t, g); end = t.row1)
+        if (t.row0 < end) return false;
+    return true;
+}
+
+static pl_key_range chunk_rows(const attn_tree *t, int64_t chunk) {
+    int64_t n = t->row1 - t->row0, first = t->row0 + pl_cut(n, chunk, t->chunks);
+    return (pl_key_range){first, t->row0 + pl_cut(n, chunk + 1, t->chunks) - first};
+}
+
+static pl_key_range common_rows(pl_key_range a, pl_key_range b) {
+    int64_t first = PL_MAX(a.first, b.first), end = PL_MIN(a.first + a.count, b.first + b.count);
+    return (pl_key_range){first, PL_MAX(0, end - first)};
+}
+
+/* Part s of what query i of the run sees in these rows; s == range_count: its own keys. */
+static pl_key_range seen_rows(const pl_attn *a, const pl_attn_run *run, int64_t i, int64_t s, pl_key_range rows) {
+    pl_key_range own = {run->own_first, run->own_past + i + 1};
+    return common_rows(rows, s == run->range_count ? own : a->ranges[run->range_first + s]);
+}
+
+static bool run_sees(const pl_attn *a, const pl_attn_run *run, int64_t i, pl_key_range rows) {
+    for (int64_t s = 0; s <= run->range_count; s++)
+        if (seen_rows(a, run, i, s, rows).count > 0) return true;
+    return false;
+}
+
+/* --- progress: ring[task % RING] = task * PASSED + blocks of columns passed; only grows --- */
+#define PASSED ((int64_t)1 << 40)
+
+static void ring_wait(const attn_grad *g, int64_t task, int64_t passed) {
+    for (int n = 0; atomic_load_explicit(g->ring + task % RING, memory_order_acquire) < task * PASSED + passed; n++)
+        if (n > 1000) sched_yield();
+}
+
+static void ring_tell(const attn_grad *g, int64_t task, int64_t passed) {
+    atomic_store_explicit(g->ring + task % RING, task * PASSED + passed, memory_order_release);
+}
+
+/* --- a task --- */
+typedef struct attn_bwd_tiles {
+    _Alignas(64) float k[CHUNK_FLOATS], v[CHUNK_FLOATS], dk[CHUNK_FLOATS], dv[CHUNK_FLOATS]; /* [keys][ldw] */
+    _Alignas(64) float q_lanes[TILE_FLOATS], do_lanes[TILE_FLOATS];                          /* [D][ld] */
+    _Alignas(64) float q[TILE_FLOATS], d_o[TILE_FLOATS], dq[TILE_FLOATS];                    /* [columns][ldw] */
+    _Alignas(64) float p[KEYS * MAX_COLUMNS], ds[KEYS * MAX_COLUMNS];                        /* [keys][ld] */
+    _Alignas(64) float lse[MAX_COLUMNS], delta[MAX_COLUMNS], limit[MAX_COLUMNS];
+    bool mentioned[CHUNK_KEYS];
+} attn_bwd_tiles;
+
+typedef struct chunk_task {
+    const attn_tree *tree;
+    int64_t chunk, g, number; /* of the tree; key/value head; of the task */
+    pl_key_range rows;
+} chunk_task;
+
+/* Scores and dP := P = exp(s - lse) and dS = P (dP - delta), 0 where the lane does not see the key. */
+INLINED void bwd_lanes(attn_bwd_tiles *f, int64_t ld, int64_t n, int64_t c, int64_t own, const bool masked) {
     vf lse = v_load(f->lse + c), delta = v_load(f->delta + c), limit = v_load(f->limit + c);
     for (int64_t j = 0; j < n; j++) {
-        float *s = f->s + j * t->ld + c;
-        vf ds = v_mul(v_exp(v_sub(v_load(s), lse)), v_sub(v_load(f->dp + j * t->ld + c), delta));
-        if (w->own >= 0) ds = v_select(v_le(v_set((float)(w->own + j)), limit), ds, v_zero());
-        v_store(s, ds);
-    }
-}
-
-static void dq_task(const attn_grad *g, const attn_cols *t) {
-    attn_dq_tiles f;
-    const pl_attn *a = t->a;
-    bool first = true;
-    cols_pack(f.q, g->q, a->q_stride, a->scale, t);
-    cols_pack(f.d_o, g->d_o, a->o_stride, 1.0f, t);
-    cols_limits(f.limit, t);
-    for (int64_t lane = 0; lane < t->nv * VW; lane++) {
-        int64_t l = PL_MIN(lane, t->nc - 1), at = (t->run->q_first + col_query(t, l)) * a->H + col_head(t, l);
-        f.lse[lane] = g->lse[at], f.delta[lane] = g->delta[at], f.factor[lane] = a->scale;
-    }
-    for (key_walk w = {0}; walk_next(&w, t); first = false) {
-        int64_t at = w.row * a->kv_stride + t->g * a->D;
-        key_stairs stairs = stairs_of(&w, t);
-        stairs_scores(f.s, g->k + at, f.q, &stairs, t);
-        stairs_scores(f.dp, g->v + at, f.d_o, &stairs, t);
-        for (int64_t c = 0; c < t->nv; c++) dq_scores(&f, t, &w, stairs.n[c], c * VW);
-        stairs_sums(f.dq, g->k + at, f.s, &stairs, t, first);
-    }
-    cols_unpack(g->dq, a->q_stride, f.dq, f.factor, t);
-}
-
-/* --- dk, dv
- * ---------------------------------------------------------------------------------------------------------------------
- */
-typedef struct attn_dkv_tiles {
-    _Alignas(64) float k[TILE_FLOATS], v[TILE_FLOATS], dk[TILE_FLOATS], dv[TILE_FLOATS];
-    _Alignas(64) float s[KEYS * MAX_COLUMNS], dp[KEYS * MAX_COLUMNS];
-    bool mentioned[MAX_COLUMNS];
-    int64_t g, row0, rows, ld; /* key/value head; rows [row0, row0 + rows) in the lanes */
-} attn_dkv_tiles;
-
-/* The keys of a run that lie in the block: lanes [first, last); own: of them query i sees those up to lane i + shift.
- */
-typedef struct seen_lanes {
-    int64_t first, last;
-    bool own;
-    int64_t shift;
-} seen_lanes;
-
-static void rows_pack(float *tile, const float *x, float factor, const attn_dkv_tiles *f, const pl_attn *a) {
-    const float *rows[MAX_COLUMNS];
-    for (int64_t lane = 0; lane < f->rows; lane++) rows[lane] = x + (f->row0 + lane) * a->kv_stride + f->g * a->D;
-    lanes_pack(tile, f->ld, rows, f->rows, a->D, factor);
-}
-
-static void rows_unpack(float *x, const float *tile, float factor, const attn_dkv_tiles *f, const pl_attn *a) {
-    float *rows[MAX_COLUMNS], factors[MAX_COLUMNS];
-    for (int64_t lane = 0; lane < f->rows; lane++) {
-        rows[lane] = f->mentioned[lane] ? x + (f->row0 + lane) * a->kv_stride + f->g * a->D : NULL;
-        factors[lane] = factor;
-    }
-    lanes_unpack(rows, tile, f->ld, f->rows, a->D, factors);
-}
-
-/* One vector of lanes of one query: p := exp(s - lse), dp := p (dp - delta), 0 outside [first, last]. */
-static inline void dkv_scores(float *s, float *dp, float lse, float delta, int64_t lane, int64_t first, int64_t last) {
-    vf p = v_exp(v_sub(v_load(s), v_set(lse)));
-    vf ds = v_mul(p, v_sub(v_load(dp), v_set(delta)));
-    if (first > lane || last < lane + VW - 1) {
-        vf number = v_add(v_set((float)lane), vi_to_vf(vi_iota()));
-        vm seen = v_mask_and(v_le(v_set((float)first), number), v_le(number, v_set((float)last)));
-        p = v_select(seen, p, v_zero());
-        ds = v_select(seen, ds, v_zero());
-    }
-    v_store(s, p);
-    v_store(dp, ds);
-}
-
-/* Queries [i0, i0 + n) of the run, head h, against the lanes [c0, c0 + nv VW). */
-static void dkv_queries(attn_dkv_tiles *f, const attn_grad *g, const pl_attn_run *run, const seen_lanes *seen,
-                        int64_t h, int64_t i0, int64_t n, int64_t c0, int64_t nv) {
-    const pl_attn *a = g->a;
-    int64_t D = a->D, row = run->q_first + i0, ld = f->ld;
-    const float *q = g->q + row * a->q_stride + h * D, *d_o = g->d_o + row * a->o_stride + h * D;
-    tile_product(f->s + c0, q, a->q_stride, 1, f->k + c0, ld, n, nv, D, false);
-    tile_product(f->dp + c0, d_o, a->o_stride, 1, f->v + c0, ld, n, nv, D, false);
-    for (int64_t i = 0; i < n; i++) {
-        int64_t at = (row + i) * a->H + h;
-        int64_t end = seen->own ? PL_MIN(seen->last, i0 + i + 1 + seen->shift) : seen->last;
-        for (int64_t c = c0; c < c0 + nv * VW; c += VW)
-            dkv_scores(f->s + i * ld + c, f->dp + i * ld + c, g->lse[at], g->delta[at], c, seen->first, end - 1);
-    }
-    tile_product(f->dv + c0, d_o, 1, a->o_stride, f->s + c0, ld, D, nv, n, true);
-    tile_product(f->dk + c0, q, 1, a->q_stride, f->dp + c0, ld, D, nv, n, true);
-}
-
-/* Under the diagonal the vectors come into sight one by one: steps of VW queries until all do, then blocks of KEYS. */
-static void dkv_head(attn_dkv_tiles *f, const attn_grad *g, const pl_attn_run *run, const seen_lanes *seen, int64_t h) {
-    int64_t c0 = seen->first / VW * VW, c1 = (seen->last + VW - 1) / VW * VW;
-    int64_t i = seen->own ? PL_MAX(0, seen->first - seen->shift) : 0; /* the first query that sees a lane */
-    while (i < run->q_count) {
-        int64_t end = seen->own ? PL_MIN(c1, (i + seen->shift) / VW * VW + VW) : c1; /* lanes that query i may see */
-        int64_t n = end < c1 ? end - seen->shift - i : KEYS;                         /* until the next vector is seen */
-        n = PL_MIN(n, run->q_count - i);
-        dkv_queries(f, g, run, seen, h, i, n, c0, (end - c0) / VW);
-        i += n;
-    }
-}
-
-static void dkv_seen(attn_dkv_tiles *f, const attn_grad *g, const pl_attn_run *run, const seen_lanes *seen) {
-    int64_t G = g->a->H / g->a->KV;
-    if (seen->first >= seen->last) return;
-    for (int64_t lane = seen->first; lane < seen->last; lane++) f->mentioned[lane] = true;
-    for (int64_t h = f->g * G; h < (f->g + 1) * G; h++) dkv_head(f, g, run, seen, h);
-}
-
-static void dkv_task(const attn_grad *g, int64_t block, int64_t head) {
-    attn_dkv_tiles f;
-    const pl_attn *a = g->a;
-    int64_t width = tile_columns(a->D);
-    f.g = head, f.row0 = block * width, f.rows = PL_MIN(width, a->T - f.row0), f.ld = width;
-    rows_pack(f.k, g->k, a->scale, &f, a);
-    rows_pack(f.v, g->v, 1.0f, &f, a);
-    memset(f.dk, 0, (size_t)(a->D * width) * sizeof(float));
-    memset(f.dv, 0, (size_t)(a->D * width) * sizeof(float));
-    memset(f.mentioned, 0, sizeof f.mentioned);
-    for (int64_t r = 0; r < a->nruns; r++) {
-        const pl_attn_run *run = a->runs + r;
-        for (int64_t s = 0; s < run->range_count; s++) {
-            pl_key_range keys = a->ranges[run->range_first + s];
-            seen_lanes seen = {PL_MAX(0, keys.first - f.row0), PL_MIN(f.rows, keys.first + keys.count - f.row0), false,
-                               0};
-            dkv_seen(&f, g, run, &seen);
+        float *s = f->p + j * ld + c, *dp = f->ds + j * ld + c;
+        vf p = v_exp(v_sub(v_load(s), lse)), ds = v_mul(p, v_sub(v_load(dp), delta));
+        if (masked) {
+            vm seen = v_le(v_set((float)(own + j)), limit);
+            p = v_select(seen, p, v_zero()), ds = v_select(seen, ds, v_zero());
         }
-        int64_t lane0 = run->own_first - f.row0;
-        seen_lanes own = {PL_MAX(0, lane0), PL_MIN(f.rows, lane0 + run->own_past + run->q_count), true,
-                          lane0 + run->own_past};
-        dkv_seen(&f, g, run, &own);
+        v_store(s, p);
+        v_store(dp, ds);
     }
-    rows_unpack(g->dk, f.dk, a->scale, &f, a);
-    rows_unpack(g->dv, f.dv, 1.0f, &f, a);
 }
 
-/* --- the op
- * -----------------------------------------------------------------------------------------------------------------------
- */
-static void delta_row(const attn_grad *g, int64_t t) {
+/* dk and dv of the block's keys: sums over the columns that see them, from the first that sees a group's first. */
+static void bwd_keys(attn_bwd_tiles *f, const key_block *b, const attn_cols *t) {
+    int64_t ld = t->ld, ldw = t->ldw, nv = ldw / VW, step = wide_rows(nv), at = b->row * ldw, lane = 0;
+    for (int64_t j = 0; j < b->n; j += step) {
+        int64_t rows = PL_MIN(step, b->n - j);
+        while (lane < t->nc && keys_seen(b, t, lane) <= j) lane++;
+        tiles_wide(f->dv + at + j * ldw, ldw, f->p + j * ld + lane, ld, 1, f->d_o + lane * ldw, ldw, rows, nv,
+                   t->nc - lane, true);
+        tiles_wide(f->dk + at + j * ldw, ldw, f->ds + j * ld + lane, ld, 1, f->q + lane * ldw, ldw, rows, nv,
+                   t->nc - lane, true);
+    }
+}
+
+/* One block of keys; b->row counts from the chunk's first. */
+static void bwd_block(attn_bwd_tiles *f, const attn_cols *t, const key_block *b, bool first) {
+    const float *k = f->k + b->row * t->ldw, *v = f->v + b->row * t->ldw;
+    key_stairs stairs = stairs_of(b, t);
+    stairs_scores(f->p, k, t->ldw, f->q_lanes, &stairs, t);
+    stairs_scores(f->ds, v, t->ldw, f->do_lanes, &stairs, t);
+    for (int64_t c = 0; c < t->nv * VW; c += VW) {
+        int64_t n = stairs.n[c / VW];
+        if (b->own < 0)
+            bwd_lanes(f, t->ld, n, c, 0, false);
+        else
+            bwd_lanes(f, t->ld, n, c, b->own, true);
+        stairs_zeros(f->p + c, t->ld, n, b->n);
+        stairs_zeros(f->ds + c, t->ld, n, b->n);
+    }
+    bwd_keys(f, b, t);
+    stairs_sums(f->dq, k, t->ldw, f->ds, b, t, !first);
+}
+
+/* delta = do . o, which the first task to meet a column computes. */
+static void bwd_pack(attn_bwd_tiles *f, const attn_grad *g, const attn_cols *t, bool first) {
+    const pl_attn *a = t->a;
+    cols_pack(f->q_lanes, f->q, g->q, a->q_stride, a->scale, t);
+    cols_pack(f->do_lanes, f->d_o, g->d_o, a->o_stride, 1.0f, t);
+    cols_limits(f->limit, t);
+    for (int64_t lane = 0; lane < t->nv * VW; lane++) {
+        int64_t at = col_stat(t, lane), o = col_offset(t, lane, a->o_stride);
+        if (first && lane < t->nc) g->delta[at] = sum_products(g->d_o + o, g->o + o, NULL, a->D);
+        f->lse[lane] = g->lse[at], f->delta[lane] = g->delta[at];
+    }
+}
+
+/* dq = or += the task's part, in the order of the chunks. */
+static void bwd_put_dq(const attn_bwd_tiles *f, const attn_grad *g, const attn_cols *t, bool first) {
+    vf scale = v_set(t->a->scale);
+    for (int64_t lane = 0; lane < t->nc; lane++) {
+        float *y = g->dq + col_offset(t, lane, t->a->q_stride);
+        EACH_VECTOR(d, n, t->a->D) {
+            vf part = v_load(f->dq + lane * t->ldw + d);
+            v_put(y + d, first ? v_mul(scale, part) : v_fma(scale, part, v_get(y + d, n)), n);
+        }
+    }
+}
+
+/* Waits until the earlier chunks of the tree that these columns see are done with them; false if there are none. */
+static bool bwd_turn(const attn_grad *g, const chunk_task *x, const attn_cols *t, int64_t block) {
+    bool any = false;
+    for (int64_t c = 0; c < x->chunk; c++) {
+        if (!run_sees(t->a, t->run, t->query[t->nc - 1], chunk_rows(x->tree, c))) continue;
+        ring_wait(g, x->number - (x->chunk - c) * t->a->KV, block + 1);
+        any = true;
+    }
+    return any;
+}
+
+static void bwd_columns(attn_bwd_tiles *f, const attn_grad *g, const chunk_task *x, const attn_cols *t, int64_t block) {
+    const pl_attn_run *run = t->run;
+    bool first_chunk = !bwd_turn(g, x, t, block), first = true;
+    bwd_pack(f, g, t, first_chunk);
+    for (int64_t s = 0; s <= run->range_count; s++) {
+        pl_key_range r = seen_rows(t->a, run, t->query[t->nc - 1], s, x->rows);
+        int64_t own = s == run->range_count ? r.first - run->own_first : -1, blocks = (r.count + KEYS - 1) / KEYS;
+        for (int64_t i = 0; i < blocks; i++, first = false) {
+            int64_t at = pl_cut(r.count, i, blocks), n = pl_cut(r.count, i + 1, blocks) - at;
+            bool diagonal = own >= 0 && own + at + n - 1 > col_limit(t, 0);
+            key_block b = {r.first + at - x->rows.first, n, diagonal ? own + at : -1};
+            bwd_block(f, t, &b, first);
+        }
+    }
+    bwd_put_dq(f, g, t, first_chunk);
+}
+
+static void chunk_mention(attn_bwd_tiles *f, const pl_attn *a, const pl_attn_run *run, pl_key_range rows) {
+    for (int64_t s = 0; s <= run->range_count; s++) {
+        pl_key_range r = seen_rows(a, run, run->q_count - 1, s, rows);
+        memset(f->mentioned + (r.first - rows.first), true, (size_t)r.count);
+    }
+}
+
+/* Through the tree's runs, in blocks of columns that are numbered through. */
+static void bwd_runs(attn_bwd_tiles *f, const attn_grad *g, const chunk_task *x) {
     const pl_attn *a = g->a;
-    for (int64_t h = 0; h < a->H; h++) {
-        int64_t at = t * a->o_stride + h * a->D;
-        g->delta[t * a->H + h] = sum_products(g->d_o + at, g->o + at, NULL, a->D);
+    int64_t width = tile_columns(a->D), G = a->H / a->KV, block = 0;
+    for (int64_t r = x->tree->run0; r < x->tree->run1; r++) {
+        const pl_attn_run *run = a->runs + r;
+        int64_t cols = run->q_count * G, blocks = (cols + width - 1) / width, vectors = (cols + VW - 1) / VW;
+        if (!run_sees(a, run, run->q_count - 1, x->rows)) {
+            block += blocks;
+            continue;
+        }
+        chunk_mention(f, a, run, x->rows);
+        for (int64_t i = 0; i < blocks; i++, block++) {
+            int64_t c0 = pl_cut(vectors, i, blocks) * VW, c1 = PL_MIN(cols, pl_cut(vectors, i + 1, blocks) * VW);
+            attn_cols t;
+            if (run_sees(a, run, (c1 - 1) / G, x->rows)) {
+                cols_init(&t, a, run, x->g, c0, c1 - c0);
+                bwd_columns(f, g, x, &t, block);
+            }
+            ring_tell(g, x->number, block + 1);
+        }
+    }
+}
+
+static void bwd_task(const attn_grad *g, const chunk_task *x) {
+    attn_bwd_tiles f;
+    const pl_attn *a = g->a;
+    int64_t ldw = whole_vectors(a->D), n = x->rows.count, at = x->rows.first * a->kv_stride + x->g * a->D;
+    if (x->number >= RING) ring_wait(g, x->number - RING, PASSED - 1);
+    ring_tell(g, x->number, 0);
+    rows_widen(f.k, ldw, g->k + at, a->kv_stride, n, a->D);
+    rows_widen(f.v, ldw, g->v + at, a->kv_stride, n, a->D);
+    memset(f.dk, 0, (size_t)(n * ldw) * sizeof(float));
+    memset(f.dv, 0, (size_t)(n * ldw) * sizeof(float));
+    memset(f.mentioned, false, sizeof f.mentioned);
+    bwd_runs(&f, g, x);
+    ring_tell(g, x->number, PASSED - 1);
+    for (int64_t j = 0; j < n; j++, at += a->kv_stride) {
+        if (!f.mentioned[j]) continue;
+        EACH_VECTOR(d, k, a->D) {
+            v_put(g->dk + at + d, v_load(f.dk + j * ldw + d), k);
+            v_put(g->dv + at + d, v_load(f.dv + j * ldw + d), k);
+        }
+    }
+}
+
+/* --- the op --- */
+
+/* Takes tasks off the common counter until none is left: chunks in order, the heads of a chunk one after another. */
+static void attn_bwd_worker(const attn_grad *g, int64_t *next) {
+    attn_tree tree = {0};
+    int64_t base = 0, KV = g->a->KV; /* number of the tree's first task */
+    if (!tree_next(&tree, g)) return;
+    for (;;) {
+        int64_t task;
+#pragma omp atomic capture
+        task = (*next)++;
+        while (task >= base + tree.chunks * KV) {
+            base += tree.chunks * KV;
+            if (!tree_next(&tree, g)) return;
+        }
+        int64_t chunk = (task - base) / KV;
+        chunk_task x = {&tree, chunk, (task - base) % KV, task, chunk_rows(&tree, chunk)};
+        bwd_task(g, &x);
     }
 }
 
 static void op_attn_bwd(float *dq, float *dk, float *dv, float *delta, const float *d_o, const float *o,
                         const float *lse, const float *q, const float *k, const float *v, const pl_attn *a) {
-    const attn_grad g = {dq, dk, dv, delta, d_o, o, lse, q, k, v, a};
-    int64_t next = 0, width = tile_columns(a->D), blocks = (a->T + width - 1) / width;
-    bool threads = attn_work(a) > ATTN_SERIAL;
-    PL_UNUSED(threads);
-#pragma omp parallel if (threads)
-    {
-        for (int64_t r = 0; r < a->nruns; r++) {
-            const pl_attn_run *run = a->runs + r;
-#pragma omp for schedule(static) nowait
-            for (int64_t i = 0; i < run->q_count; i++) delta_row(&g, run->q_first + i);
-        }
-#pragma omp barrier
-        task_cursor cursor = {0, 0};
-        attn_cols t;
-        for (;;) {
-            int64_t task;
-#pragma omp atomic capture
-            task = next++;
-            if (!task_seek(&t, &cursor, a, task)) break;
-            dq_task(&g, &t);
-        }
-#pragma omp for schedule(dynamic) collapse(2)
-        for (int64_t b = 0; b < blocks; b++)
-            for (int64_t head = 0; head < a->KV; head++) dkv_task(&g, b, head);
+    _Atomic int64_t ring[RING];
+    attn_grad g = {dq, dk, dv, delta, d_o, o, lse, q, k, v, a, ring, 0, false};
+    int64_t next = 0;
+    for (int64_t i = 0; i < RING; i++) atomic_init(ring + i, -1);
+    g.chunk_keys = PL_MIN(CHUNK_KEYS, CHUNK_FLOATS / whole_vectors(a->D));
+    g.apart = trees_apart(&g);
+    if (attn_work(a) > ATTN_SERIAL && PL_LOOP_THREADS()) {
+#pragma omp parallel
+        attn_bwd_worker(&g, &next);
+    } else {
+        attn_bwd_worker(&g, &next);
     }
 }
 

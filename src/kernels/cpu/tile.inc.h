@@ -1,23 +1,16 @@
 /* kernels/cpu/tile.inc.h: small matrix products in registers: the tiles that attention is made of, and the products of
  * adapters, whose one short side libraries do not like. */
 
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-#define INLINED static inline __attribute__((always_inline))
-
 /* c[m,:] (+)= sum_k A(m,k) b[k,:] for M rows and NV vectors in registers; A(m,k) = a[m*ars + k*aks]; ldb, ldc: row
  * strides of b and c. */
 INLINED void tile_core(float *c, int64_t ldc, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ldb,
                        int64_t K, bool accumulate, const int M, const int NV) {
-    vf s[TILE_ROWS][TILE_VECS];
+    vf s[TILE_ROWS][4];
     UNROLL for (int m = 0; m < M; m++) {
         UNROLL for (int v = 0; v < NV; v++) s[m][v] = accumulate ? v_load(c + m * ldc + v * VW) : v_zero();
     }
     for (int64_t k = 0; k < K; k++, a += aks, b += ldb) {
-        vf x[TILE_VECS];
+        vf x[4];
         UNROLL for (int v = 0; v < NV; v++) x[v] = v_load(b + v * VW);
         UNROLL for (int m = 0; m < M; m++) {
             vf y = v_set(a[m * ars]);
@@ -59,6 +52,19 @@ static void tile_rows_3(float *c, int64_t ldc, const float *a, int64_t ars, int6
                         int64_t K, bool accumulate, int64_t M) {
     tile_rows(c, ldc, a, ars, aks, b, ldb, K, accumulate, M, 3);
 }
+static void tile_rows_4(float *c, int64_t ldc, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ldb,
+                        int64_t K, bool accumulate, int64_t M) { /* six rows at most: 24 sums in 32 registers */
+    const int NV = 4;
+    switch (M) {
+        TILE_CASE(1);
+        TILE_CASE(2);
+        TILE_CASE(3);
+        TILE_CASE(4);
+        TILE_CASE(5);
+        TILE_CASE(6);
+    default: break;
+    }
+}
 #endif
 
 /* The whole product: M rows, nv vectors. */
@@ -80,6 +86,22 @@ static void tiles(float *c, int64_t ldc, const float *a, int64_t ars, int64_t ak
 #endif
         }
     }
+}
+
+/* Rows of c that tiles_wide takes at a time. */
+static int64_t wide_rows(int64_t nv) { return TILE_VECS > 2 && nv % 4 == 0 ? 6 : TILE_ROWS; }
+
+/* The same for wide_rows(nv) rows at most: head sizes of whole cache lines times four suit tiles of four vectors. */
+static void tiles_wide(float *c, int64_t ldc, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ldb,
+                       int64_t M, int64_t nv, int64_t K, bool accumulate) {
+#if TILE_VECS > 2
+    if (nv % 4 == 0) {
+        for (int64_t v = 0; v < nv; v += 4)
+            tile_rows_4(c + v * VW, ldc, a, ars, aks, b + v * VW, ldb, K, accumulate, M);
+        return;
+    }
+#endif
+    tiles(c, ldc, a, ars, aks, b, ldb, M, nv, K, accumulate);
 }
 
 /* --- products with a short side --- */

@@ -6,6 +6,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "kernels/cpu/unroll.h"
+
 #define VW 8
 #define TILE_ROWS 6 /* register tile of the products in attention: rows x vectors */
 #define TILE_VECS 2
@@ -62,7 +64,7 @@ static inline unsigned v_mask_bits(vm m) { return (unsigned)_mm256_movemask_ps(m
 
 /* r[i] lane j <-> r[j] lane i */
 static inline void v_transpose(vf r[8]) {
-    for (int g = 0; g < 8; g += 4) { /* within groups of four rows: lane L of row g + i takes column 4 L + i */
+    UNROLL for (int g = 0; g < 8; g += 4) { /* within groups of four rows: lane L of row g + i takes column 4 L + i */
         vf a = _mm256_unpacklo_ps(r[g], r[g + 1]), b = _mm256_unpackhi_ps(r[g], r[g + 1]);
         vf c = _mm256_unpacklo_ps(r[g + 2], r[g + 3]), d = _mm256_unpackhi_ps(r[g + 2], r[g + 3]);
         r[g] = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(c)));
@@ -70,7 +72,7 @@ static inline void v_transpose(vf r[8]) {
         r[g + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
         r[g + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
     }
-    for (int i = 0; i < 4; i++) {
+    UNROLL for (int i = 0; i < 4; i++) {
         vf low = _mm256_permute2f128_ps(r[i], r[4 + i], 0x20);
         r[4 + i] = _mm256_permute2f128_ps(r[i], r[4 + i], 0x31);
         r[i] = low;

@@ -6,6 +6,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "kernels/cpu/unroll.h"
+
 #define VW 16
 #define TILE_ROWS 8 /* register tile of the products in attention: rows x vectors */
 #define TILE_VECS 3
@@ -55,7 +57,7 @@ static inline unsigned v_mask_bits(vm m) { return m; }
 
 /* r[i] lane j <-> r[j] lane i */
 static inline void v_transpose(vf r[16]) {
-    for (int g = 0; g < 16; g += 4) { /* within groups of four rows: lane L of row g + i takes column 4 L + i */
+    UNROLL for (int g = 0; g < 16; g += 4) { /* within groups of four rows: lane L of row g + i takes column 4 L + i */
         vf a = _mm512_unpacklo_ps(r[g], r[g + 1]), b = _mm512_unpackhi_ps(r[g], r[g + 1]);
         vf c = _mm512_unpacklo_ps(r[g + 2], r[g + 3]), d = _mm512_unpackhi_ps(r[g + 2], r[g + 3]);
         r[g] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
@@ -63,7 +65,7 @@ static inline void v_transpose(vf r[16]) {
         r[g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
         r[g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
     }
-    for (int i = 0; i < 4; i++) {
+    UNROLL for (int i = 0; i < 4; i++) {
         vf even = _mm512_shuffle_f32x4(r[i], r[4 + i], 0x88), odd = _mm512_shuffle_f32x4(r[i], r[4 + i], 0xdd);
         vf even2 = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0x88),
            odd2 = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0xdd);

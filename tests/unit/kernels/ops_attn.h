@@ -1,5 +1,5 @@
 /* ops_attn.h: the cases of attention for test_ops.c: random forests (segments that see their ancestors), generation
- * over a key cache, grouped heads, strides with gaps, head sizes that fit no vector, long runs. */
+ * over a key cache, grouped heads, strides with gaps, head sizes that fit no vector. */
 #ifndef OPS_ATTN_H
 #define OPS_ATTN_H
 
@@ -15,7 +15,7 @@ typedef struct attn_shape {
     int64_t key_rows; /* rows of k and v */
 } attn_shape;
 
-static void attn_heads(pl_attn *a, dice *d) {
+static inline void attn_heads(pl_attn *a, dice *d) {
     static const int64_t sizes[] = {1, 2, 5, 8, 16, 17, 32, 64, 65, 80, 128, 129, 256};
     a->D = sizes[d->next % 3 ? pick(d, 0, 7) : pick(d, 8, PL_LEN(sizes) - 1)];
     a->KV = pick(d, 1, 3);
@@ -28,7 +28,7 @@ static void attn_heads(pl_attn *a, dice *d) {
 
 /* Segments of 1 .. longest rows, each under no parent or an earlier one; rows that no run mentions lie between some of
  * them. */
-static void forest_shape(attn_shape *s, int64_t segments, int64_t longest, dice *d) {
+static inline void forest_shape(attn_shape *s, int64_t segments, int64_t longest, dice *d) {
     int64_t parent[MAX_RUNS], row = 0, nranges = 0;
     for (int64_t i = 0; i < segments; i++) {
         row += pick(d, 0, 5) == 0 ? pick(d, 1, 20) : 0;
@@ -50,7 +50,7 @@ static void forest_shape(attn_shape *s, int64_t segments, int64_t longest, dice 
 }
 
 /* New tokens of sequences whose keys lie in a cache: a shared prompt, then own rows of which some are past. */
-static void cache_shape(attn_shape *s, int64_t sequences, int64_t prompt, int64_t longest, dice *d) {
+static inline void cache_shape(attn_shape *s, int64_t sequences, int64_t prompt, int64_t longest, dice *d) {
     int64_t row = 0, key = prompt + 3;
     s->ranges[0] = (pl_key_range){1, prompt};
     for (int64_t i = 0; i < sequences; i++) {
@@ -132,7 +132,7 @@ static int attn_backward(const pl_ops *ref, const pl_ops *ops, const attn_shape 
     return bad;
 }
 
-static int attentions(const pl_ops *ref, const pl_ops *ops, dice *d) {
+static inline int attentions(const pl_ops *ref, const pl_ops *ops, dice *d) {
     int bad = 0;
     attn_shape s;
     for (int round = 0; round < 24; round++) {

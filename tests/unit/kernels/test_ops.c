@@ -1,7 +1,7 @@
 /* test_ops.c: every op at every level that this machine has, against the reference: odd shapes, unaligned and guarded
  * buffers, NaN, infinities and denormals, the aliasing that kernels/ops.h allows, 1 to 3 threads. Tolerances: an
- * elementwise result carries a few roundings of its terms; a sum of n terms of size m about n roundings of m. Attention
- * is in test_ops_attn.c. */
+ * elementwise result carries a few roundings of its terms; a sum of n terms of size m about n roundings of m. Long
+ * ranges of attention are in test_ops_attn.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
