@@ -41,6 +41,9 @@ typedef struct pl_config {
     int seam;                              /* continue, joint, refuse */
     bool drop_empty;
     int completion_only_loss;
+    bool packing;
+    int packing_strategy; /* bfd, bfd_split, wrapped */
+    int eval_packing;     /* -1: as packing */
     int train_sampling_strategy;
     int64_t data_seed;
     /* run directory */
@@ -56,6 +59,7 @@ typedef struct pl_config {
     int lr_scheduler_type;
     double warmup_steps, warmup_ratio;
     double max_grad_norm, weight_decay, adam_beta1, adam_beta2, adam_epsilon;
+    double neftune_noise_alpha; /* NaN, 0: none */
     int64_t seed;
     /* objective */
     pl_strlist loss_type, loss_weights;

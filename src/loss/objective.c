@@ -9,7 +9,7 @@ extern const pl_objective pl_objective_dpo_sigmoid, pl_objective_dpo_cdpo, pl_ob
     pl_objective_dpo_apo_zero, pl_objective_dpo_apo_down, pl_objective_dpo_discopop, pl_objective_dpo_kto_pair,
     pl_objective_dpo_sft, pl_objective_kto, pl_objective_apo_zero_unpaired, pl_objective_orpo, pl_objective_cpo_sigmoid,
     pl_objective_cpo_hinge, pl_objective_cpo_ipo, pl_objective_cpo_simpo, pl_objective_cpo_alphapo, pl_objective_bco,
-    pl_objective_reward, pl_objective_verifier, pl_objective_sft_nll;
+    pl_objective_reward, pl_objective_verifier, pl_objective_sft_nll, pl_objective_sft_dft;
 
 const pl_objective *const pl_objectives[] = {&pl_objective_dpo_sigmoid,
                                              &pl_objective_dpo_cdpo,
@@ -40,6 +40,7 @@ const pl_objective *const pl_objectives[] = {&pl_objective_dpo_sigmoid,
                                              &pl_objective_reward,
                                              &pl_objective_verifier,
                                              &pl_objective_sft_nll,
+                                             &pl_objective_sft_dft,
                                              NULL};
 
 const pl_objective *pl_objective_find(const char *command, const char *name) {

@@ -335,13 +335,22 @@ static void add_metric(pl_values *v, const char *prefix, const char *name, const
     if (m->weight > 0) pl_values_add(v, prefix, name, m->sum / m->weight);
 }
 
+/* As TRL: 0 where a step of SFT has no token to train on (packed rows may have none). */
+static void add_token_metric(pl_values *v, const char *prefix, const char *name, const pl_metric *m,
+                             const pl_objective *o) {
+    if (m->weight == 0 && o->rows == PL_LOSS_SINGLE)
+        pl_values_add(v, prefix, name, 0);
+    else
+        add_metric(v, prefix, name, m);
+}
+
 void pl_totals_values(pl_values *out, const pl_totals *t, const pl_objective *o, const char *prefix,
                       int64_t num_tokens) {
-    add_metric(out, prefix, "entropy", &t->entropy);
+    add_token_metric(out, prefix, "entropy", &t->entropy, o);
     pl_values_add(out, prefix, "num_tokens", (double)num_tokens);
     add_metric(out, prefix, "logits/chosen", &t->logits[0]);
     add_metric(out, prefix, "logits/rejected", &t->logits[1]);
-    add_metric(out, prefix, "mean_token_accuracy", &t->accuracy);
+    add_token_metric(out, prefix, "mean_token_accuracy", &t->accuracy, o);
     pl_metric metrics[PL_MAX_METRICS];
     memcpy(metrics, t->metrics, sizeof metrics);
     if (o->derive) o->derive(metrics);

@@ -30,7 +30,7 @@
         PL_ROW_LATER_I64("ref_model_sync_steps", "512")
 #define OLD_LENGTH_ROWS                                                                                                \
     PL_ROW_LATER_I64("max_completion_length", NULL), PL_ROW_LATER_I64("max_target_length", NULL),                      \
-        PL_ROW_LATER_BOOL("generate_during_eval")
+        PL_ROW_LATER_BOOL("generate_during_eval"), PL_ROW_LATER_F64("neftune_noise_alpha", NULL)
 
 const pl_option pl_dpo_option_rows[] = {
     LOSS_TYPE("sigmoid|cdpo|hinge|ipo|sigmoid_norm|exo_pair|nca_pair|robust|bco_pair|sppo_hard|aot|aot_unpaired|"
@@ -70,35 +70,56 @@ const pl_option pl_cpo_option_rows[] = {
 
 const pl_option pl_bco_option_rows[] = {DISABLE_DROPOUT, REFERENCE_ROWS, OLD_LENGTH_ROWS, {0}};
 
-#define SCORE_ROWS PL_ROW_LATER_STR("chat_template_path", NULL), PL_ROW_LATER_STR("eos_token", NULL)
+#define SCORE_ROWS                                                                                                     \
+    PL_ROW_LATER_STR("chat_template_path", NULL), PL_ROW_LATER_STR("eos_token", NULL),                                 \
+        PL_ROW_LATER_F64("neftune_noise_alpha", NULL)
 const pl_option pl_reward_option_rows[] = {DISABLE_DROPOUT, SCORE_ROWS, {0}};
 const pl_option pl_verifier_option_rows[] = {DISABLE_DROPOUT, SCORE_ROWS, {0}};
 
-const pl_option pl_sft_option_rows[] = {{.name = "dataset_text_field",
-                                         .type = PL_OPT_STR,
-                                         AT(dataset_text_field),
-                                         .fallback = "text",
-                                         .group = "Objective",
-                                         .help = "column of plain text rows"},
-                                        {.name = "completion_only_loss",
-                                         .type = PL_OPT_TRIBOOL,
-                                         AT(completion_only_loss),
-                                         .help = "train on completions only (default: when the rows have them)"},
-                                        LOSS_TYPE("nll", "nll", "the objective"),
-                                        {.name = "max_seq_length",
-                                         .type = PL_OPT_ALIAS,
-                                         .target = "max_length",
-                                         .flags = PL_OPT_DEPRECATED,
-                                         .note = "now called max_length"},
-                                        PL_ROW_LATER_BOOL("packing"),
-                                        PL_ROW_LATER_STR("packing_strategy", "bfd"),
-                                        PL_ROW_LATER_TRIBOOL("eval_packing"),
-                                        PL_ROW_LATER_BOOL("assistant_only_loss"),
-                                        PL_ROW_LATER_STR("chat_template_path", NULL),
-                                        PL_ROW_LATER_STR("eos_token", NULL),
-                                        PL_ROW_LATER_MAP("dataset_kwargs"),
-                                        PL_ROW_LATER_BOOL("shuffle_dataset"),
-                                        {0}};
+const pl_option pl_sft_option_rows[] = {
+    {.name = "dataset_text_field",
+     .type = PL_OPT_STR,
+     AT(dataset_text_field),
+     .fallback = "text",
+     .group = "Objective",
+     .help = "column of plain text rows"},
+    {.name = "completion_only_loss",
+     .type = PL_OPT_TRIBOOL,
+     AT(completion_only_loss),
+     .help = "train on completions only (default: when the rows have them)"},
+    LOSS_TYPE("nll|dft", "nll", "the objective"),
+    {.name = "max_seq_length",
+     .type = PL_OPT_ALIAS,
+     .target = "max_length",
+     .flags = PL_OPT_DEPRECATED,
+     .note = "now called max_length"},
+    {.name = "packing",
+     .type = PL_OPT_BOOL,
+     AT(packing),
+     .fallback = "false",
+     .help = "rows of a batch are bins of up to max_length tokens"},
+    {.name = "packing_strategy",
+     .type = PL_OPT_ENUM,
+     AT(packing_strategy),
+     .choices = "bfd|bfd_split|wrapped",
+     .fallback = "bfd",
+     .help = "best fit with longer rows truncated, or split; or cut where a bin is full"},
+    {.name = "eval_packing",
+     .type = PL_OPT_TRIBOOL,
+     AT(eval_packing),
+     .help = "pack the held-out rows too (default: as packing)"},
+    {.name = "neftune_noise_alpha",
+     .type = PL_OPT_F64,
+     AT(neftune_noise_alpha),
+     .min = 0,
+     .max = 1e6,
+     .help = "size of the noise on embeddings in training (NEFTune; 5 to 15)"},
+    PL_ROW_LATER_BOOL("assistant_only_loss"),
+    PL_ROW_LATER_STR("chat_template_path", NULL),
+    PL_ROW_LATER_STR("eos_token", NULL),
+    PL_ROW_LATER_MAP("dataset_kwargs"),
+    PL_ROW_LATER_BOOL("shuffle_dataset"),
+    {0}};
 
 /* Where a command's defaults are not those of the rows. */
 const pl_option_default pl_sft_option_defaults[] = {{"learning_rate", "2e-5"}, {NULL, NULL}};

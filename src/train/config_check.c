@@ -4,10 +4,24 @@
 #include <string.h>
 
 #include "base/options.h"
+#include "data/pack.h"
 #include "train/config.h"
 
 static bool was_set(const pl_options *o, const char *name) {
     return o && pl_options_origin(o, name) != PL_ORIGIN_DEFAULT;
+}
+
+static int check_packing(const pl_config *c, const pl_options *o, pl_error *err) {
+    bool evaluated = c->eval_packing < 0 ? c->packing : c->eval_packing;
+    if ((c->packing || evaluated) && c->max_length == PL_OPT_NO_I64)
+        return PL_FAIL(err, PL_E_OPTION, "packing fills bins of max_length tokens: max_length cannot be none");
+    if (!c->packing && !evaluated && c->packing_strategy != PL_PACK_BFD)
+        return PL_FAIL(err, PL_E_OPTION, "%s: packing_strategy has no effect without packing: true",
+                       pl_options_where(o, "packing_strategy"));
+    if (c->packing != evaluated && c->eval_split > 0)
+        return PL_FAIL(err, PL_E_OPTION,
+                       "rows that eval_split holds out are packed as the others: give eval_data, or no eval_packing");
+    return 0;
 }
 
 int pl_config_check(const pl_config *c, const pl_options *o, pl_error *err) {
@@ -27,7 +41,7 @@ int pl_config_check(const pl_config *c, const pl_options *o, pl_error *err) {
                        "load_best_model_at_end needs evaluations: set eval_strategy to steps or epoch");
     if (c->warmup_steps > 0 && c->warmup_ratio > 0)
         return PL_FAIL(err, PL_E_OPTION, "warmup_steps and warmup_ratio are both set: keep one");
-    return 0;
+    return check_packing(c, o, err);
 }
 
 /* May differ between a run and its continuation; content hashes stand for the paths. */
@@ -44,6 +58,7 @@ static bool is_free(const char *name) {
                                         "max_steps",
                                         "num_train_epochs",
                                         "logging_steps",
+                                        "eval_packing",
                                         "eval_strategy",
                                         "eval_steps",
                                         "eval_on_start",

@@ -81,7 +81,6 @@ const pl_option pl_train_other_rows[] = {
     PL_ROW_LATER_BOOL("adafactor"),
     PL_ROW_LATER_MAP("lr_scheduler_kwargs"),
     PL_ROW_LATER_F64("label_smoothing_factor", "0"),
-    PL_ROW_LATER_F64("neftune_noise_alpha", NULL),
     IDLE("average_tokens_across_devices"),
 
     /* logging, evaluation, saving */

@@ -84,9 +84,14 @@ out:
  * -------------------------------------------------------------------------------------------------------------------------------
  */
 
-/* The masks depend on the run's seed and the step alone (DECISIONS 4). */
-static void key_dropout(pl_run *r, int64_t step) {
-    r->policy.lora.dropout_key = pl_rng_mix((uint64_t)r->c->seed, (uint64_t)step);
+#define NOISE_STREAM 0x6e6f697365u /* no module's number, which keys of dropout are mixed with */
+
+/* Masks and noise depend on the run's seed and the step alone (DECISIONS 4). */
+static void key_random(pl_run *r, int64_t step) {
+    uint64_t key = pl_rng_mix((uint64_t)r->c->seed, (uint64_t)step);
+    double alpha = r->c->neftune_noise_alpha;
+    r->policy.lora.dropout_key = key;
+    r->worker.decoder.noise = (pl_noise){.alpha = alpha > 0 ? alpha : 0, .key = pl_rng_mix(key, NOISE_STREAM)};
 }
 
 static int check_step0(const pl_run *r, const pl_totals *t, pl_error *err) {
@@ -114,7 +119,7 @@ static int optimizer_step(pl_run *r, pl_totals *t, double *norm, double *rate, p
     PL_GO(rc, pl_schedule_rows(&r->schedule, r->state.step, &rows, &n, err));
     PL_GO(rc, pl_run_pair_epoch(r, epoch, err));
     if (r->cached) cached = r->cached[PL_MIN(epoch, r->ncached - 1)];
-    key_dropout(r, r->state.step);
+    key_random(r, r->state.step);
     pl_trainable_zero_grads(&r->policy);
     units = pl_batcher_units(&r->batcher, r->train, rows, n);
     PL_GO(rc, pl_batcher_run(&r->batcher, t, r->train, cached, rows, n, true, units, err));
@@ -178,6 +183,7 @@ static int evaluate(pl_run *r, double epoch, double *best, pl_error *err) {
     double start = now();
     real dropout = r->policy.lora.dropout;
     r->policy.lora.dropout = 0;
+    r->worker.decoder.noise.alpha = 0; /* each step sets it */
     int rc = 0;
     pl_units units = pl_batcher_units(&r->batcher, r->eval, r->in_order, r->eval->n);
     rc = pl_batcher_run(&r->batcher, &t, r->eval, r->cached_eval, r->in_order, r->eval->n, false, units, err);

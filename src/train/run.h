@@ -22,6 +22,8 @@ typedef struct pl_run {
     pl_model model;
     pl_tokenizer *tokenizer;
     pl_dataset *train, *eval; /* eval may be NULL */
+    int64_t max_length;       /* tokens of a row at most; packed: of a bin */
+    pl_bins bins;             /* of train when it is packed, else none */
     pl_peft_config peft;
     pl_hfdir_classifier classifier; /* of what is written, with a score head */
     bool is_lora;

@@ -46,6 +46,33 @@ static int load_rows(pl_dataset **out, const pl_run *r, const char *name, const 
     return rc;
 }
 
+static bool scores_prompt(const pl_run *r) {
+    if (r->batcher.mix.term[0]->score_prompt) return r->batcher.params.orpo_nll == PL_NLL_PROMPT;
+    return r->train->kind == PL_DATA_COMPLETION && r->c->completion_only_loss == 0;
+}
+
+static bool packs_eval(const pl_config *c) { return c->eval_packing < 0 ? c->packing : c->eval_packing != 0; }
+
+/* Documents take the place of rows, those of evaluation too: what is evaluated is cut as what is trained on, while bins
+ * matter to steps alone. */
+static int pack(pl_run *r, pl_error *err) {
+    const pl_config *c = r->c;
+    pl_pack_strategy strategy = (pl_pack_strategy)c->packing_strategy;
+    pl_bins held = {0};
+    int rc = 0;
+    if (c->packing) {
+        PL_GO(rc, pl_dataset_pack(&r->train, &r->bins, strategy, r->max_length, scores_prompt(r), err));
+        pl_bins_log(&r->bins, c->dataset_name, strategy);
+    }
+    if (r->eval && packs_eval(c)) {
+        PL_GO(rc, pl_dataset_pack(&r->eval, &held, strategy, r->max_length, scores_prompt(r), err));
+        pl_bins_log(&held, "evaluation", strategy);
+    }
+out:
+    pl_bins_release(&held);
+    return rc;
+}
+
 static int load_data(pl_run *r, pl_error *err) {
     const pl_config *c = r->c;
     const pl_objective *objective = r->batcher.mix.term[0];
@@ -54,15 +81,17 @@ static int load_data(pl_run *r, pl_error *err) {
                          .margin = objective->head == PL_HEAD_SCORE,
                          .drop_long = objective->head == PL_HEAD_SCORE,
                          .seam = (pl_seam)c->seam,
-                         .max_length = length_limit(r),
+                         .max_length = c->packing ? 0 : r->max_length,
                          .max_prompt_length = set(c->max_prompt_length) ? c->max_prompt_length : 0,
                          .drop_empty = c->drop_empty,
                          .completion_only_loss = c->completion_only_loss != 0,
                          .text_field = c->dataset_text_field};
+    pl_data_options held = o;
+    held.max_length = packs_eval(c) ? 0 : r->max_length;
     int rc;
     PL_GO(rc, load_rows(&r->train, r, c->dataset_name, c->dataset_train_split, &o, err));
     if (c->eval_data)
-        PL_GO(rc, load_rows(&r->eval, r, c->eval_data, c->dataset_test_split, &o, err));
+        PL_GO(rc, load_rows(&r->eval, r, c->eval_data, c->dataset_test_split, &held, err));
     else if (c->eval_split > 0)
         PL_GO(rc, pl_dataset_split(r->train, &r->eval, c->eval_split, (uint64_t)c->seed, err));
     else if (c->eval_strategy != PL_WHEN_NO) {
@@ -70,17 +99,13 @@ static int load_data(pl_run *r, pl_error *err) {
             rc = PL_FAIL(err, PL_E_OPTION, "eval_strategy needs rows to evaluate on: give eval_data or eval_split");
             goto out;
         }
-        PL_GO(rc, load_rows(&r->eval, r, c->dataset_name, c->dataset_test_split, &o, err));
+        PL_GO(rc, load_rows(&r->eval, r, c->dataset_name, c->dataset_test_split, &held, err));
     }
     if (r->train->n == 0) rc = PL_FAIL(err, PL_E_RANGE, "%s: no rows are left to train on", c->dataset_name);
     if (rc == 0 && r->eval && r->eval->n == 0) rc = PL_FAIL(err, PL_E_RANGE, "no rows are left to evaluate on");
+    if (rc == 0) rc = pack(r, err);
 out:
     return rc;
-}
-
-static bool scores_prompt(const pl_run *r) {
-    if (r->batcher.mix.term[0]->score_prompt) return r->batcher.params.orpo_nll == PL_NLL_PROMPT;
-    return r->train->kind == PL_DATA_COMPLETION && r->c->completion_only_loss == 0;
 }
 
 int pl_run_pair_epoch(pl_run *r, int64_t epoch, pl_error *err) {
@@ -121,7 +146,7 @@ static int open_units(pl_run *r, pl_error *err) {
     pl_coupling coupling = pl_mix_coupling(&b->mix);
     r->mismatched = b->mix.term[0]->mismatched;
     r->mismatch = (pl_mismatch){
-        .pairing = (pl_pairing)c->kl_pairing, .seed = (uint64_t)c->seed, .batch = batch, .max_length = length_limit(r)};
+        .pairing = (pl_pairing)c->kl_pairing, .seed = (uint64_t)c->seed, .batch = batch, .max_length = r->max_length};
     if (r->mismatched && r->mismatch.pairing == PL_PAIRING_BATCH) {
         if (c->train_sampling_strategy != PL_SAMPLE_SEQUENTIAL || batch < 2)
             return PL_FAIL(err, PL_E_OPTION,
@@ -275,7 +300,7 @@ static void add_caps(pl_forest_caps *caps, pl_forest_caps *unit, const pl_run *r
 /* The largest micro-batch of all steps of the schedule and the largest unit; of a very long run a bound of it. */
 static int caps_of_steps(pl_forest_caps *caps, pl_forest_caps *unit, pl_run *r, pl_error *err) {
     pl_schedule *s = &r->schedule;
-    int64_t budget = r->c->micro_batch_tokens, most = s->batch * s->accumulation;
+    int64_t budget = r->c->micro_batch_tokens, most = s->most_rows;
     if (s->steps > WALK_ROWS / most) {
         *caps = pl_forest_caps_of(r->train, budget, PL_MIN(most, r->train->n));
         if (scores_prompt(r)) caps->targets = caps->tokens;
@@ -503,9 +528,12 @@ static void banner(const pl_run *r) {
            r->backend.bf16 && !m.native_bf16 ? " (rounded, but multiplied in f32: this machine has no native bf16)"
                                              : "",
            m.level, m.gemm, m.threads, m.threads == 1 ? "" : "s");
-    pl_log(PL_LOG_INFO, "%" PRId64 " rows, %" PRId64 " steps of %" PRId64 " rows, %g epochs", r->train->n,
-           r->schedule.steps, r->schedule.batch * r->schedule.accumulation,
+    const char *unit = r->bins.n ? "bins" : "rows";
+    pl_log(PL_LOG_INFO, "%" PRId64 " %s, %" PRId64 " steps of %" PRId64 " %s, %g epochs", r->schedule.rows, unit,
+           r->schedule.steps, r->schedule.batch * r->schedule.accumulation, unit,
            (double)r->schedule.steps / (double)r->schedule.steps_per_epoch);
+    if (r->c->neftune_noise_alpha > 0)
+        pl_log(PL_LOG_INFO, "noise on embeddings (NEFTune, alpha %g), in training only", r->c->neftune_noise_alpha);
 }
 
 /* transformers must read the score where plumb does. */
@@ -560,9 +588,11 @@ int pl_run_open(pl_run *r, pl_error *err) {
     PL_GO(rc, pl_tokenizer_open(&r->tokenizer, r->c->model_name_or_path, err));
     PL_GO(rc, open_peft(r, err));
     PL_GO(rc, open_reference(r, err));
+    r->max_length = length_limit(r);
     PL_GO(rc, load_data(r, err));
     PL_GO(rc, open_units(r, err));
-    PL_GO(rc, pl_schedule_init(&r->schedule, r->c, r->train->n, err));
+    PL_GO(rc, pl_schedule_init(&r->schedule, r->c, r->bins.n ? r->bins.n : r->train->n, err));
+    if (r->bins.n) PL_GO(rc, pl_schedule_pack(&r->schedule, &r->bins, err));
     PL_GO(rc, pl_run_open_dir(r, err));
     PL_GO(rc, take_memory(r, err));
     PL_GO(rc, fill_policy(r, err));
@@ -580,6 +610,7 @@ out:
 void pl_run_close(pl_run *r) {
     pl_record_close(&r->record);
     pl_schedule_release(&r->schedule);
+    pl_bins_release(&r->bins);
     for (int64_t e = 0; r->cached && e < r->ncached; e++) pl_free(r->cached[e]);
     pl_free(r->cached);
     pl_free(r->cached_eval);

@@ -123,7 +123,8 @@ static void reads_defaults_in_any_spelling(void **state) {
         if (try_line("dpo", good[i], &err)) fail_msg("%s%s", good[i], err.text);
     for (int64_t i = 0; i < PL_LEN(bad); i++) assert_int_equal(try_line("dpo", bad[i], &err), PL_E_OPTION);
     assert_int_equal(try_line("sft", "max_seq_length: 512\n", &err), 0);
-    assert_int_equal(try_line("sft", "packing: true\n", &err), PL_E_OPTION);
+    assert_int_equal(try_line("sft", "packing: true\n", &err), 0);
+    assert_int_equal(try_line("sft", "packing_strategy: ffd\n", &err), PL_E_OPTION);
     assert_int_equal(try_line("dpo", "datasets:\n- path: a\n  split: train\n", &err), PL_E_OPTION);
     assert_non_null(strstr(err.text, "plumb does not have this yet"));
     assert_int_equal(try_line("dpo", "fsdp_config: {a: {b: [1]}}\n", &err), 0);
