@@ -21,6 +21,7 @@ extern "C" {
 enum { PL_SCHED_LINEAR, PL_SCHED_COSINE, PL_SCHED_CONSTANT, PL_SCHED_CONSTANT_WARMUP };
 enum { PL_WHEN_NO, PL_WHEN_STEPS, PL_WHEN_EPOCH };
 enum { PL_STORE_F32, PL_STORE_F16, PL_STORE_BF16, PL_STORE_AUTO };
+enum { PL_REFERENCE_INITIAL, PL_REFERENCE_CURRENT, PL_REFERENCE_NONE };
 enum { PL_SAMPLE_RANDOM, PL_SAMPLE_SEQUENTIAL };
 
 /* Everything a run can be told. Strings are borrowed from the pl_options that filled the struct. */
@@ -28,7 +29,7 @@ typedef struct pl_config {
     /* model */
     const char *model_name_or_path;
     int dtype; /* PL_STORE_*, -1 = as the file */
-    const char *adapter, *ref_model;
+    const char *adapter, *ref_model, *ref_adapter;
     bool use_peft, use_rslora;
     int64_t lora_r;
     double lora_alpha, lora_dropout;
@@ -51,6 +52,7 @@ typedef struct pl_config {
     bool overwrite_output_dir, resume;
     const char *resume_from_checkpoint;
     const char *cache_dir;
+    bool overwrite_cache;
     /* optimisation */
     double learning_rate;
     int64_t per_device_train_batch_size, gradient_accumulation_steps;
@@ -66,6 +68,10 @@ typedef struct pl_config {
     pl_loss_params loss;
     int kl_pairing; /* random, fixed, batch */
     bool disable_dropout, precompute_ref_log_probs;
+    int reference; /* initial, current, none */
+    bool reference_free, sync_ref_model;
+    double ref_model_mixup_alpha;
+    int64_t ref_model_sync_steps;
     /* machine */
     int bf16;
     int gradient_checkpointing;

@@ -80,6 +80,11 @@ void pl_trainable_load_masters(pl_trainable *t, const pl_model *m, const pl_ops 
 int pl_trainable_load_adapter(pl_trainable *t, const char *dir, const pl_ops *ops, pl_error *err);
 void pl_trainable_zero_grads(pl_trainable *t);
 
+/* Room for the same tensors without gradients: a reference that moves after the policy. c: of a LoRA policy. */
+int pl_trainable_twin(pl_trainable *out, const pl_trainable *of, const pl_model *m, const pl_peft_config *c,
+                      pl_arena *arena, pl_error *err);
+/* to = (1 - share) to + share from, tensor by tensor; share 1 copies. */
+void pl_trainable_blend(pl_trainable *to, const pl_trainable *from, double share);
 /* A frozen adapter: weights of DIR on model m, its score head with it; every buffer out of `arena`. Release the module
  * array with pl_free(lora->modules). */
 int pl_lora_open(pl_lora *lora, const pl_model *m, const char *dir, const pl_ops *ops, pl_arena *arena, pl_error *err);

@@ -39,7 +39,7 @@ static void bind_full(pl_trainable *t, const pl_param_spec *s, pl_param *p) {
     }
 }
 
-int pl_trainable_full(pl_trainable *out, const pl_model *m, pl_arena *arena, pl_error *err) {
+static int new_full(pl_trainable *out, const pl_model *m, bool trained, pl_arena *arena, pl_error *err) {
     pl_trainable t = {.n = m->nparams};
     int rc;
     PL_GO(rc, PL_NEW(&t.params, m->nparams, err));
@@ -56,7 +56,7 @@ int pl_trainable_full(pl_trainable *out, const pl_model *m, pl_arena *arena, pl_
                         .layer = s->layer};
         snprintf(p->name, sizeof p->name, "%s", s->name);
         PL_GO(rc, PL_TAKE(arena, &p->value, p->n, "masters", err));
-        PL_GO(rc, PL_TAKE(arena, &p->grad, p->n, "gradients", err));
+        if (trained) PL_GO(rc, PL_TAKE(arena, &p->grad, p->n, "gradients", err));
         bind_full(&t, s, p);
         t.elements += p->n;
     }
@@ -69,6 +69,10 @@ int pl_trainable_full(pl_trainable *out, const pl_model *m, pl_arena *arena, pl_
 out:
     pl_trainable_release(&t);
     return rc;
+}
+
+int pl_trainable_full(pl_trainable *out, const pl_model *m, pl_arena *arena, pl_error *err) {
+    return new_full(out, m, true, arena, err);
 }
 
 void pl_trainable_load_masters(pl_trainable *t, const pl_model *m, const pl_ops *ops) {
@@ -234,6 +238,23 @@ out:
     pl_trainable_release(&t);
     pl_peft_config_release(&c);
     return rc ? pl_error_context(err, rc, "adapter %s", dir) : 0;
+}
+
+int pl_trainable_twin(pl_trainable *out, const pl_trainable *of, const pl_model *m, const pl_peft_config *c,
+                      pl_arena *arena, pl_error *err) {
+    int rc = of->is_lora ? new_lora(out, m, c, false, arena, err) : new_full(out, m, false, arena, err);
+    if (rc == 0) out->lora.dropout = 0;
+    return rc;
+}
+
+void pl_trainable_blend(pl_trainable *to, const pl_trainable *from, double share) {
+    real old = (real)(1 - share), new = (real)share;
+    for (int64_t i = 0; i < to->n; i++) {
+        real *a = to->params[i].value;
+        const real *b = from->params[i].value;
+#pragma omp parallel for schedule(static) if (to->params[i].n > 65536)
+        for (int64_t j = 0; j < to->params[i].n; j++) a[j] = share == 1 ? b[j] : old * a[j] + new *b[j];
+    }
 }
 
 void pl_lora_merge(real *out, const pl_mat *w, const pl_lora_module *mod, int64_t row0, int64_t rows,

@@ -95,7 +95,7 @@ static int reference_logps(pl_batcher *b, const pl_dataset *d, const double *cac
                            pl_error *err) {
     pl_reference *r = b->reference;
     double *out = b->reference_logp + b->n;
-    if (r->kind == PL_REF_NONE) return 0;
+    if (r->kind == PL_REF_NONE || r->kind == PL_REF_CURRENT) return 0;
     if (cached) {
         for (int64_t i = 0; i < n; i++)
             for (int64_t a = 0; a < d->rows[rows[i]].answers; a++) *out++ = cached[d->rows[rows[i]].first_answer + a];
@@ -274,6 +274,7 @@ static int unit(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *
     b->n = b->rows = 0;
     int rc = pass(b, t, d, cached, rows, n, index, budget, train && whole, false, units, err);
     if (rc) return rc;
+    if (b->reference->kind == PL_REF_CURRENT) memcpy(b->reference_logp, b->policy_logp, (size_t)b->n * sizeof(double));
     if (b->reference->kind != PL_REF_NONE) check_step0(b, t);
     t->rows += n;
     rc = objective(b, t, train, err);

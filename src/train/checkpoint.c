@@ -148,6 +148,23 @@ out:
     return rc;
 }
 
+#define MOVING_FILE "reference.safetensors"
+
+static int write_moving(const pl_trainable *t, const char *dir, pl_error *err) {
+    char *path = NULL;
+    pl_tensor *list = NULL;
+    int rc;
+    if (!t) return 0;
+    PL_GO(rc, pl_path_join(&path, dir, MOVING_FILE, err));
+    PL_GO(rc, PL_NEW(&list, t->n, err));
+    for (int64_t i = 0; i < t->n; i++) list[i] = tensor_of(&t->params[i], t->params[i].name, t->params[i].value);
+    PL_GO(rc, pl_tensors_write(path, list, t->n, NULL, 0, NULL, NULL, err));
+out:
+    pl_free(list);
+    pl_free(path);
+    return rc;
+}
+
 static int write_state(const pl_saver *s, const pl_state *st, const pl_optimizer *o, const char *dir, pl_error *err) {
     pl_buf b = {0};
     char *path = NULL;
@@ -233,6 +250,7 @@ int pl_checkpoint_save(const pl_saver *s, const pl_state *st, const pl_trainable
     else
         PL_GO(rc, write_model(s, t, temp, PL_REAL, err));
     PL_GO(rc, write_optimizer(t, o, temp, err));
+    PL_GO(rc, write_moving(s->moving, temp, err));
     PL_GO(rc, write_state(s, st, o, temp, err));
     PL_GO(rc, pl_dir_sync(temp, err));
     PL_GO(rc, pl_rename_synced(temp, path, err));
@@ -353,11 +371,11 @@ static int read_tensor(const pl_tensors *f, const char *name, const pl_param *p,
     return 0;
 }
 
-static int load_weights(const char *path, pl_trainable *t, pl_error *err) {
+static int load_tensors(const char *path, const char *name, pl_trainable *t, pl_error *err) {
     char *file = NULL;
     pl_tensors *f = NULL;
     int rc;
-    PL_GO(rc, pl_path_join(&file, path, t->is_lora ? "adapter/" PL_PEFT_WEIGHTS : "model.safetensors", err));
+    PL_GO(rc, pl_path_join(&file, path, name, err));
     PL_GO(rc, pl_tensors_open_file(&f, file, err));
     for (int64_t i = 0; i < t->n; i++)
         PL_GO(rc, read_tensor(f, t->params[i].name, &t->params[i], t->params[i].value, err));
@@ -365,6 +383,10 @@ out:
     pl_tensors_close(f);
     pl_free(file);
     return rc;
+}
+
+static int load_weights(const char *path, pl_trainable *t, pl_error *err) {
+    return load_tensors(path, t->is_lora ? "adapter/" PL_PEFT_WEIGHTS : "model.safetensors", t, err);
 }
 
 static int load_optimizer(const char *path, const pl_trainable *t, pl_optimizer *o, pl_error *err) {
@@ -435,6 +457,7 @@ int pl_checkpoint_load(const pl_saver *s, const char *path, pl_state *now, pl_tr
     PL_GO(rc, compare(s, root, now, err));
     PL_GO(rc, load_weights(path, t, err));
     PL_GO(rc, load_optimizer(path, t, o, err));
+    if (s->moving) PL_GO(rc, load_tensors(path, MOVING_FILE, s->moving, err));
     o->t = pl_json_int(pl_json_get(root, "optimizer_steps"));
     now->step = pl_json_int(pl_json_get(root, "step"));
     now->num_tokens = pl_json_int(pl_json_get(root, "num_tokens"));

@@ -36,7 +36,8 @@ typedef struct pl_saver {
     const pl_hfdir_classifier *classifier; /* of a reward model; NULL otherwise */
     pl_dtype dtype;                        /* of the output */
     const pl_ops *ops;
-    int64_t keep; /* step checkpoints kept; 0: all */
+    pl_trainable *moving; /* a reference that moves: kept with the state; NULL: none */
+    int64_t keep;         /* step checkpoints kept; 0: all */
 } pl_saver;
 
 int pl_checkpoint_save(const pl_saver *s, const pl_state *state, const pl_trainable *t, const pl_optimizer *o,

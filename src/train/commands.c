@@ -21,13 +21,43 @@
      AT(ref_model),                                                                                                    \
      .metavar = "DIR",                                                                                                 \
      .help = "reference model (default: the initial policy)"},                                                         \
+        {.name = "ref_adapter",                                                                                        \
+         .type = PL_OPT_STR,                                                                                           \
+         AT(ref_adapter),                                                                                              \
+         .metavar = "DIR",                                                                                             \
+         .help = "reference: the model with this PEFT adapter"},                                                       \
+        {.name = "reference",                                                                                          \
+         .type = PL_OPT_ENUM,                                                                                          \
+         AT(reference),                                                                                                \
+         .choices = "initial|current|none",                                                                            \
+         .fallback = "initial",                                                                                        \
+         .help = "the initial policy, the policy of the same step, or no reference at all"},                           \
+        {.name = "reference_free",                                                                                     \
+         .type = PL_OPT_BOOL,                                                                                          \
+         AT(reference_free),                                                                                           \
+         .fallback = "false",                                                                                          \
+         .help = "as reference: none"},                                                                                \
         {.name = "precompute_ref_log_probs",                                                                           \
          .type = PL_OPT_BOOL,                                                                                          \
          AT(precompute_ref_log_probs),                                                                                 \
          .fallback = "false",                                                                                          \
          .help = "score all rows with the reference once, before training"},                                           \
-        PL_ROW_LATER_BOOL("sync_ref_model"), PL_ROW_LATER_F64("ref_model_mixup_alpha", "0.6"),                         \
-        PL_ROW_LATER_I64("ref_model_sync_steps", "512")
+        {.name = "sync_ref_model",                                                                                     \
+         .type = PL_OPT_BOOL,                                                                                          \
+         AT(sync_ref_model),                                                                                           \
+         .fallback = "false",                                                                                          \
+         .help = "move the reference towards the policy as training goes (TR-DPO)"},                                   \
+        {.name = "ref_model_mixup_alpha",                                                                              \
+         .type = PL_OPT_F64,                                                                                           \
+         AT(ref_model_mixup_alpha),                                                                                    \
+         .fallback = "0.6",                                                                                            \
+         .min = 0,                                                                                                     \
+         .max = 1,                                                                                                     \
+         .help = "how far: 1 makes it the policy"},                                                                    \
+    {                                                                                                                  \
+        .name = "ref_model_sync_steps", .type = PL_OPT_I64, AT(ref_model_sync_steps), .fallback = "512", .min = 1,     \
+        .max = 1e12, .help = "steps between moves"                                                                     \
+    }
 #define OLD_LENGTH_ROWS                                                                                                \
     PL_ROW_LATER_I64("max_completion_length", NULL), PL_ROW_LATER_I64("max_target_length", NULL),                      \
         PL_ROW_LATER_BOOL("generate_during_eval"), PL_ROW_LATER_F64("neftune_noise_alpha", NULL)
@@ -42,7 +72,6 @@ const pl_option pl_dpo_option_rows[] = {
      .help = "a number for each loss_type (default: 1)"},
     DISABLE_DROPOUT,
     REFERENCE_ROWS,
-    PL_ROW_LATER_BOOL("reference_free"),
     PL_ROW_LATER_BOOL("force_use_ref_model"),
     OLD_LENGTH_ROWS,
     {0}};

@@ -24,6 +24,34 @@ static int check_packing(const pl_config *c, const pl_options *o, pl_error *err)
     return 0;
 }
 
+/* The reference is one thing, and what is said about it must be about that. */
+static int check_reference(const pl_config *c, const pl_options *o, pl_error *err) {
+    const struct {
+        const char *name;
+        bool on;
+    } ways[] = {{"ref_model", c->ref_model != NULL},
+                {"ref_adapter", c->ref_adapter != NULL},
+                {"sync_ref_model", c->sync_ref_model},
+                {"reference_free", c->reference_free},
+                {"reference", c->reference != PL_REFERENCE_INITIAL}};
+    const char *first = NULL;
+    for (int64_t i = 0; i < PL_LEN(ways); i++) {
+        if (ways[i].on && first)
+            return PL_FAIL(err, PL_E_OPTION, "%s and %s both say what the reference is: keep one", first, ways[i].name);
+        if (ways[i].on) first = ways[i].name;
+    }
+    bool none = c->reference != PL_REFERENCE_INITIAL || c->reference_free;
+    if (c->precompute_ref_log_probs && (none || c->sync_ref_model))
+        return PL_FAIL(err, PL_E_OPTION, "precompute_ref_log_probs needs a reference that stays as it is, not %s",
+                       first);
+    static const char *const sync[] = {"ref_model_mixup_alpha", "ref_model_sync_steps"};
+    for (int64_t i = 0; i < PL_LEN(sync) && !c->sync_ref_model; i++)
+        if (was_set(o, sync[i]) && (c->ref_model_mixup_alpha != 0.6 || c->ref_model_sync_steps != 512))
+            return PL_FAIL(err, PL_E_OPTION, "%s: %s has no effect without sync_ref_model: true",
+                           pl_options_where(o, sync[i]), sync[i]);
+    return 0;
+}
+
 int pl_config_check(const pl_config *c, const pl_options *o, pl_error *err) {
     static const char *const lora[] = {"lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora"};
     for (int64_t i = 0; i < PL_LEN(lora); i++) {
@@ -41,7 +69,8 @@ int pl_config_check(const pl_config *c, const pl_options *o, pl_error *err) {
                        "load_best_model_at_end needs evaluations: set eval_strategy to steps or epoch");
     if (c->warmup_steps > 0 && c->warmup_ratio > 0)
         return PL_FAIL(err, PL_E_OPTION, "warmup_steps and warmup_ratio are both set: keep one");
-    return check_packing(c, o, err);
+    int rc = check_reference(c, o, err);
+    return rc ? rc : check_packing(c, o, err);
 }
 
 /* May differ between a run and its continuation; content hashes stand for the paths. */
@@ -49,6 +78,7 @@ static bool is_free(const char *name) {
     static const char *const names[] = {"model_name_or_path",
                                         "adapter",
                                         "ref_model",
+                                        "ref_adapter",
                                         "dataset_name",
                                         "eval_data",
                                         "dataset_train_split",

@@ -16,7 +16,6 @@ const pl_option pl_train_other_rows[] = {
     IDLE("dataset_num_proc"),
     IDLE("dataset_batch_size"),
     IDLE("preprocessing_num_workers"),
-    IDLE("overwrite_cache"),
     IDLE("dataloader_num_workers"),
     IDLE("dataloader_pin_memory"),
     IDLE("dataloader_persistent_workers"),

@@ -16,6 +16,7 @@
 void pl_reference_release(pl_reference *r) {
     if (!r) return;
     pl_free(r->frozen.modules);
+    pl_trainable_release(&r->moving);
     pl_model_close(&r->model);
     *r = (pl_reference){0};
 }
@@ -34,6 +35,19 @@ void pl_reference_sentence(char *out, size_t size, const pl_reference *r, const 
         snprintf(out, size, "reference = the base model %s with the starting adapter %s, frozen; %s", base, c->adapter,
                  how);
         break;
+    case PL_REF_GIVEN:
+        snprintf(out, size, "reference = the base model %s with the adapter %s; %s", base, c->ref_adapter, how);
+        break;
+    case PL_REF_MOVING:
+        snprintf(out, size,
+                 "reference = a copy of the initial policy, moved by %g of the way to the policy after every %" PRId64
+                 " steps; %s",
+                 c->ref_model_mixup_alpha, c->ref_model_sync_steps, how);
+        break;
+    case PL_REF_CURRENT:
+        snprintf(out, size,
+                 "reference = the policy of the same step: all log-ratios are 0, only their gradient is not");
+        break;
     case PL_REF_MODEL: snprintf(out, size, "reference = the model in %s; %s", c->ref_model, how); break;
     }
 }
@@ -47,7 +61,7 @@ int pl_reference_key(pl_hash *out, const pl_reference *r, const pl_hash *model_h
     int rc;
     pl_machine_describe(machine, &report);
     PL_GO(rc, pl_hasher_new(&h, err));
-    if (r->kind == PL_REF_ADAPTER) {
+    if (r->kind == PL_REF_ADAPTER || r->kind == PL_REF_GIVEN) {
         PL_GO(rc, pl_path_join(&path, adapter_dir, PL_PEFT_WEIGHTS, err));
         PL_GO(rc, pl_hash_file(&adapter, path, err));
     }
@@ -137,7 +151,7 @@ int pl_reference_scores(double **out, bool *hit, pl_reference *r, const pl_datas
     PL_GO(rc, PL_NEW(&scores, n, err));
     PL_GO(rc, pl_dir_make(cache_dir, err));
     PL_GO(rc, cache_path(&path, cache_dir, key, d, err));
-    *hit = read_cache(scores, n, path);
+    *hit = !r->fresh && read_cache(scores, n, path);
     if (!*hit) {
         PL_GO(rc, compute(scores, r, d, progress, user, err));
         PL_GO(rc, write_cache(path, scores, n, err));

@@ -11,23 +11,28 @@ typedef enum pl_ref_kind {
     PL_REF_BASE,        /* full fine-tuning: the stored weights */
     PL_REF_ADAPTER_OFF, /* fresh LoRA: the base model */
     PL_REF_ADAPTER,     /* --adapter: base + a frozen copy of the starting adapter */
-    PL_REF_MODEL        /* --ref_model */
+    PL_REF_MODEL,       /* --ref_model */
+    PL_REF_GIVEN,       /* --ref_adapter: base + that adapter */
+    PL_REF_MOVING,      /* sync_ref_model: a copy of the initial policy that is moved towards the policy */
+    PL_REF_CURRENT      /* the policy of the same step: no pass of its own */
 } pl_ref_kind;
 
 typedef struct pl_reference {
     pl_ref_kind kind;
     const pl_weights *weights;
     const pl_lora *lora; /* NULL: none */
+    bool fresh;          /* cached log-probs are not believed */
     pl_worker *worker;   /* the run's, or own_worker for another architecture */
     pl_model model;      /* of --ref_model */
     pl_worker own_worker;
-    pl_lora frozen; /* of --adapter; modules owned */
+    pl_lora frozen;      /* of --adapter or --ref_adapter; modules owned */
+    pl_trainable moving; /* MOVING */
 } pl_reference;
 
 void pl_reference_release(pl_reference *r);
 /* Is the reference the initial policy by construction? Then step 0 must agree. */
 static inline bool pl_reference_is_initial(const pl_reference *r) {
-    return r->kind != PL_REF_NONE && r->kind != PL_REF_MODEL;
+    return r->kind != PL_REF_NONE && r->kind != PL_REF_MODEL && r->kind != PL_REF_GIVEN && r->kind != PL_REF_CURRENT;
 }
 /* One sentence: "reference = the base model llama, with the adapter off; its log-probs are computed in every step". */
 void pl_reference_sentence(char *out, size_t size, const pl_reference *r, const pl_config *c);

@@ -34,13 +34,6 @@ static int reference_progress(void *user, int64_t done, int64_t total) {
     return asked_to_stop(r);
 }
 
-static int cache_dir(char **out, const pl_config *c, pl_error *err) {
-    if (c->cache_dir) return pl_strdup(out, c->cache_dir, err);
-    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    if (xdg && *xdg) return pl_asprintf(out, err, "%s/plumb", xdg);
-    return pl_asprintf(out, err, "%s/.cache/plumb", home && *home ? home : "/tmp");
-}
-
 /* Log-probs of d, whose mismatched answers (if it has any) are those of `epoch`. */
 static int score_once(double **out, bool *hit, pl_run *r, const pl_dataset *d, const char *dir, int64_t epoch,
                       pl_error *err) {
@@ -66,17 +59,15 @@ static int score_epochs(pl_run *r, bool *hit, const char *dir, pl_error *err) {
 }
 
 static int precompute(pl_run *r, pl_error *err) {
-    char *dir = NULL;
+    const char *dir = r->cache_dir;
     bool hit = false, hit_eval = true;
     int rc;
     if (r->reference.kind == PL_REF_NONE || !r->c->precompute_ref_log_probs) return 0;
-    PL_GO(rc, cache_dir(&dir, r->c, err));
     PL_GO(rc, score_epochs(r, &hit, dir, err));
     if (r->eval) PL_GO(rc, score_once(&r->cached_eval, &hit_eval, r, r->eval, dir, 0, err));
     pl_log(PL_LOG_INFO,
            hit && hit_eval ? "reference log-probs: from %s" : "reference log-probs: computed and kept in %s", dir);
 out:
-    pl_free(dir);
     return rc;
 }
 
@@ -107,6 +98,12 @@ static int check_step0(const pl_run *r, const pl_totals *t, pl_error *err) {
                    t->step0);
 }
 
+/* TR-DPO (arXiv:2404.09656 eq. 3): soft updates every ref_model_sync_steps. */
+static void move_reference(pl_run *r) {
+    if (r->reference.kind == PL_REF_MOVING && r->state.step % r->c->ref_model_sync_steps == 0)
+        pl_trainable_blend(&r->reference.moving, &r->policy, r->c->ref_model_mixup_alpha);
+}
+
 static int optimizer_step(pl_run *r, pl_totals *t, double *norm, double *rate, pl_error *err) {
     const int64_t *rows = NULL;
     int64_t n = 0;
@@ -129,6 +126,7 @@ static int optimizer_step(pl_run *r, pl_totals *t, double *norm, double *rate, p
     pl_optimizer_step(&r->optimizer, &r->policy, *norm, *rate, r->backend.ops);
     r->state.step++;
     r->state.num_tokens += t->tokens;
+    move_reference(r);
 out:
     return rc ? pl_error_context(err, rc, "step %" PRId64, r->state.step + 1) : 0;
 }

@@ -17,7 +17,8 @@ typedef struct pl_run {
     pl_machine *machine;
     pl_backend backend;
     char *run_name;
-    int lock; /* file descriptor, -1: none */
+    char *cache_dir; /* tokenized rows, reference log-probs, hashes of weights */
+    int lock;        /* file descriptor, -1: none */
 
     pl_model model;
     pl_tokenizer *tokenizer;

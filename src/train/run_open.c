@@ -5,7 +5,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cache.h"
 #include "base/file.h"
+#include "data/cache.h"
 #include "plumb/log.h"
 #include "train/run.h"
 
@@ -38,9 +40,10 @@ static int64_t length_limit(const pl_run *r) {
 
 static int load_rows(pl_dataset **out, const pl_run *r, const char *name, const char *split, const pl_data_options *o,
                      pl_error *err) {
+    const pl_data_cache cache = {r->cache_dir, r->c->overwrite_cache};
     char *path = NULL;
     int rc = pl_dataset_resolve(&path, name, split, err);
-    if (rc == 0) rc = pl_dataset_load(out, path, o, r->tokenizer, r->model.arch.V, err);
+    if (rc == 0) rc = pl_dataset_open(out, path, o, r->tokenizer, r->model.arch.V, &cache, err);
     if (rc == 0) pl_dataset_log(*out, path);
     pl_free(path);
     return rc;
@@ -263,8 +266,15 @@ static int open_ref_model(pl_run *r, pl_error *err) {
 
 static int open_reference(pl_run *r, pl_error *err) {
     pl_reference *f = &r->reference;
-    if (!r->batcher.mix.term[0]->reference)
+    f->fresh = r->c->overwrite_cache;
+    if (!r->batcher.mix.term[0]->reference || r->c->reference_free || r->c->reference == PL_REFERENCE_NONE)
         f->kind = PL_REF_NONE;
+    else if (r->c->reference == PL_REFERENCE_CURRENT)
+        f->kind = PL_REF_CURRENT;
+    else if (r->c->sync_ref_model)
+        f->kind = PL_REF_MOVING;
+    else if (r->c->ref_adapter)
+        f->kind = PL_REF_GIVEN;
     else if (r->c->ref_model)
         f->kind = PL_REF_MODEL;
     else if (!r->is_lora)
@@ -359,13 +369,17 @@ static int take_model(pl_run *r, pl_arena *arena, pl_error *err) {
     PL_GO(rc, pl_optimizer_take(&r->optimizer, r->c, &r->policy, arena, err));
     if (r->reference.kind == PL_REF_ADAPTER && !r->c->precompute_ref_log_probs)
         PL_GO(rc, pl_lora_open(&r->reference.frozen, &r->model, r->c->adapter, r->backend.ops, arena, err));
+    if (r->reference.kind == PL_REF_GIVEN)
+        PL_GO(rc, pl_lora_open(&r->reference.frozen, &r->model, r->c->ref_adapter, r->backend.ops, arena, err));
+    if (r->reference.kind == PL_REF_MOVING)
+        PL_GO(rc, pl_trainable_twin(&r->reference.moving, &r->policy, &r->model, &r->peft, arena, err));
 out:
     return rc;
 }
 
 static int take_step(pl_run *r, pl_arena *arena, pl_error *err) {
     const pl_forest_caps caps = r->caps;
-    int64_t rank = r->is_lora ? r->policy.lora.max_r : 0;
+    int64_t rank = PL_MAX(r->is_lora ? r->policy.lora.max_r : 0, r->reference.frozen.max_r);
     pl_worker_spec spec = {.caps = caps,
                            .budget_tok = r->c->micro_batch_tokens,
                            .pass_tok = pass_tokens(r),
@@ -425,6 +439,7 @@ out:
     pl_trainable_release(&r->policy);
     pl_free(r->reference.frozen.modules);
     r->reference.frozen = (pl_lora){0};
+    pl_trainable_release(&r->reference.moving);
     return rc;
 }
 
@@ -449,9 +464,10 @@ out:
 static void state_memory(pl_run *r) {
     size_t mapped = pl_model_bytes(&r->model), model = r->model_arena.capacity, step = r->step_arena.capacity;
     if (r->reference.kind == PL_REF_MODEL) mapped += pl_model_bytes(&r->reference.model);
-    size_t resident = (size_t)pl_machine_resident_bytes(), known = mapped + model + step;
+    size_t resident = (size_t)pl_machine_resident_bytes(), known = model + step;
+    known += pl_tensors_resident_bytes(r->model.files) + pl_tensors_resident_bytes(r->reference.model.files);
     size_t process = resident > known ? resident - known : 0;
-    r->planned_bytes = known + process;
+    r->planned_bytes = mapped + model + step + process;
     pl_log(PL_LOG_INFO,
            "memory: %.3f GB = weights %.3f + trained tensors and optimizer %.3f + a step %.3f%s + process %.3f",
            (double)r->planned_bytes / 1e9, (double)mapped / 1e9, (double)model / 1e9, (double)step / 1e9,
@@ -476,7 +492,12 @@ static void bind_reference(pl_run *r) {
     pl_reference *f = &r->reference;
     f->worker = f->kind == PL_REF_MODEL ? &f->own_worker : &r->worker;
     f->weights = f->kind == PL_REF_MODEL ? &f->model.stored : &r->model.stored;
-    f->lora = f->kind == PL_REF_ADAPTER ? &f->frozen : NULL;
+    f->lora = f->kind == PL_REF_ADAPTER || f->kind == PL_REF_GIVEN ? &f->frozen : NULL;
+    if (f->kind == PL_REF_MOVING) {
+        pl_trainable_blend(&f->moving, &r->policy, 1);
+        f->weights = &f->moving.weights;
+        f->lora = f->moving.is_lora ? &f->moving.lora : NULL;
+    }
     /* before the first step the policy is the starting adapter itself: a precomputed reference needs no copy of it */
     if (f->kind == PL_REF_ADAPTER && r->c->precompute_ref_log_probs) f->lora = &r->policy.lora;
 }
@@ -484,7 +505,7 @@ static void bind_reference(pl_run *r) {
 static int prepare(pl_run *r, pl_error *err) {
     const pl_grads *g = r->is_lora ? NULL : &r->policy.grads;
     int rc = pl_worker_prepare(&r->worker, &r->policy.weights, r->is_lora ? &r->policy.lora : NULL, g, err);
-    if (rc == 0 && r->reference.kind != PL_REF_NONE)
+    if (rc == 0 && r->reference.kind != PL_REF_NONE && r->reference.kind != PL_REF_CURRENT)
         rc = pl_worker_prepare(r->reference.worker, r->reference.weights, r->reference.lora, NULL, err);
     return rc;
 }
@@ -497,13 +518,15 @@ static int hash_inputs(pl_run *r, pl_error *err) {
     r->state.threads = report.threads;
     snprintf(r->state.level, sizeof r->state.level, "%s", report.level);
     snprintf(r->state.gemm, sizeof r->state.gemm, "%s", report.gemm);
-    int rc = pl_model_hash(&r->state.model, &r->model, err);
+    int rc = pl_model_hash_remembered(&r->state.model, &r->model, r->cache_dir, r->c->overwrite_cache, err);
     if (rc || r->reference.kind == PL_REF_NONE) return rc;
     pl_hash model = r->state.model;
-    if (r->reference.kind == PL_REF_MODEL) rc = pl_model_hash(&model, &r->reference.model, err);
+    if (r->reference.kind == PL_REF_MODEL)
+        rc = pl_model_hash_remembered(&model, &r->reference.model, r->cache_dir, r->c->overwrite_cache, err);
     return rc ? rc
-              : pl_reference_key(&r->state.reference, &r->reference, &model, r->c->adapter, r->machine, r->backend.bf16,
-                                 pass_tokens(r), r->worker.ld_discount, err);
+              : pl_reference_key(&r->state.reference, &r->reference, &model,
+                                 r->reference.kind == PL_REF_GIVEN ? r->c->ref_adapter : r->c->adapter, r->machine,
+                                 r->backend.bf16, pass_tokens(r), r->worker.ld_discount, err);
 }
 
 static void banner(const pl_run *r) {
@@ -561,6 +584,7 @@ static void fill_saver(pl_run *r) {
                           .classifier = is_scored(r) ? &r->classifier : NULL,
                           .dtype = output_dtype(r),
                           .ops = r->backend.ops,
+                          .moving = r->reference.kind == PL_REF_MOVING ? &r->reference.moving : NULL,
                           .keep = set(r->c->save_total_limit) ? r->c->save_total_limit : 0};
 }
 
@@ -583,6 +607,7 @@ int pl_run_open(pl_run *r, pl_error *err) {
     if (!cmd) return PL_FAIL(err, PL_E_OPTION, "%s is no training command", r->command);
     PL_GO(rc, pl_config_check(r->c, r->options, err));
     PL_GO(rc, pl_config_objective(&r->batcher.mix, &r->batcher.params, r->command, r->c, r->options, err));
+    PL_GO(rc, pl_cache_dir(&r->cache_dir, r->c->cache_dir, err));
     PL_GO(rc, open_model(r, err));
     PL_GO(rc, check_length(r, err));
     PL_GO(rc, pl_tokenizer_open(&r->tokenizer, r->c->model_name_or_path, err));
@@ -625,5 +650,6 @@ void pl_run_close(pl_run *r) {
     pl_tokenizer_free(r->tokenizer);
     pl_model_close(&r->model);
     pl_free(r->run_name);
+    pl_free(r->cache_dir);
     if (r->lock >= 0) close(r->lock);
 }
