@@ -1,6 +1,7 @@
 /* fixture.c: writes the models and rows that the benchmarks run on. */
 #include "fixture.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,15 +10,17 @@
 #include "base/rng.h"
 #include "plumb/init.h"
 
-const bench_shape bench_shapes[] = {
+static const bench_shape shapes[] = {
     {"smollm2-135m", "llama", 576, 1536, 30, 9, 3, 49152, 1, 100000},
     {"qwen2.5-0.5b", "qwen2", 896, 4864, 24, 14, 2, 151936, 1, 1000000},
     {"llama-3.2-1b", "llama", 2048, 8192, 16, 32, 8, 128256, 1, 500000},
+    {"smollm2-2l", "llama", 576, 1536, 2, 9, 3, 8192, 1, 100000},
+    {"tiny", "llama", 64, 128, 2, 4, 2, 512, 1, 10000},
     {0},
 };
 
 const bench_shape *bench_shape_find(const char *name) {
-    for (const bench_shape *s = bench_shapes; s->name; s++)
+    for (const bench_shape *s = shapes; s->name; s++)
         if (strcmp(s->name, name) == 0) return s;
     return NULL;
 }
@@ -27,9 +30,7 @@ double bench_linear_elements(const bench_shape *s) {
     return (double)s->L * (2 * C * C + 2 * C * kv + 3 * C * (double)s->F);
 }
 
-/* --- model
- * ----------------------------------------------------------------------------------------------------------------------
- */
+/* --- model --- */
 static void write_config(FILE *f, const bench_shape *s, const char *dtype) {
     int llama = strcmp(s->model_type, "llama") == 0;
     fprintf(f,
@@ -99,41 +100,71 @@ out:
     return rc;
 }
 
-/* --- rows
- * -----------------------------------------------------------------------------------------------------------------------
- */
-int bench_lengths_hh(bench_lengths **out, int64_t n, pl_error *err) {
+/* --- rows --- */
+static int lengths_hh(bench_lengths *out, int64_t n, pl_error *err) {
     enum { ROWS = 2312 };
-    int rc = PL_NEW(out, n, err);
-    if (rc) return rc;
     FILE *f = fopen(PLUMB_BENCH_DIR "/hh_lengths.txt", "r");
     if (!f) return PL_FAIL(err, PL_E_IO, "cannot read " PLUMB_BENCH_DIR "/hh_lengths.txt");
     int64_t taken = 0;
     for (int64_t i = 0; i < ROWS && taken < n; i++) {
         long p, c, r;
         if (fscanf(f, "%ld %ld %ld", &p, &c, &r) != 3) break;
-        if (i >= taken * ROWS / n) (*out)[taken++] = (bench_lengths){p, c, r};
+        if (i >= taken * ROWS / n) out[taken++] = (bench_lengths){p, c, r};
     }
     fclose(f);
     return taken == n ? 0 : PL_FAIL(err, PL_E_FORMAT, "hh_lengths.txt has fewer rows than wanted");
 }
 
-static void write_text(FILE *f, uint64_t seed, uint64_t *at, int64_t n) {
-    for (int64_t i = 0; i < n; i++) fputc("abcdefghijklmnopqrstuvwxyzABCDEF"[pl_rng_mix(seed, (*at)++) & 31], f);
+/* Standard normal i of the fixed seed; odd ones mirror the one before. */
+static double normal(int64_t i) {
+    float z;
+    pl_rng_normal(&z, 1, 1.0f, 409, (uint64_t)(i / 2));
+    return i % 2 ? -(double)z : (double)z;
 }
 
-int bench_data_write(const char *path, const bench_lengths *rows, int64_t n, pl_error *err) {
+static bench_lengths shared_prefix_row(int64_t i) {
+    double both = 409 * exp(0.6 * normal(i)), answer = both / 1.42, tilt = exp(0.2 * normal(1000000 + 2 * i));
+    return (bench_lengths){llround(both - answer), llround(answer * tilt), llround(answer / tilt)};
+}
+
+int bench_lengths_make(bench_lengths **out, char set, int64_t n, pl_error *err) {
+    bench_lengths *rows = NULL;
+    int rc = PL_NEW(&rows, n, err);
+    if (rc) return rc;
+    if (set == 'A') rc = lengths_hh(rows, n, err);
+    for (int64_t i = 0; i < n && set != 'A'; i++)
+        rows[i] = set == 'B'   ? (bench_lengths){512, 512, 512}
+                  : set == 'C' ? shared_prefix_row(i)
+                               : (bench_lengths){20 + i % 3, 10, 9 + i % 2};
+    if (rc == 0)
+        *out = rows;
+    else
+        pl_free(rows);
+    return rc;
+}
+
+static void write_text(FILE *f, const char *key, uint64_t *at, int64_t n) {
+    const uint64_t seed = 7;
+    fprintf(f, "\"%s\":\"", key);
+    for (int64_t i = 0; i < n; i++) fputc("abcdefghijklmnopqrstuvwxyzABCDEF"[pl_rng_mix(seed, (*at)++) & 31], f);
+    fputc('"', f);
+}
+
+int bench_data_write(const char *path, bench_rows kind, const bench_lengths *rows, int64_t n, pl_error *err) {
     FILE *f = fopen(path, "w");
     if (!f) return PL_FAIL(err, PL_E_IO, "cannot write %s", path);
     uint64_t at = 0;
     for (int64_t i = 0; i < n; i++) {
-        fputs("{\"prompt\":\"", f);
-        write_text(f, 7, &at, rows[i].prompt);
-        fputs("\",\"chosen\":\"", f);
-        write_text(f, 7, &at, PL_MAX(rows[i].chosen - 1, 0));
-        fputs("\",\"rejected\":\"", f);
-        write_text(f, 7, &at, PL_MAX(rows[i].rejected - 1, 0));
-        fputs("\"}\n", f);
+        int64_t chosen = PL_MAX(rows[i].chosen - 1, 0); /* EOS is added */
+        fputc('{', f);
+        if (kind == ROWS_TEXT) write_text(f, "text", &at, rows[i].prompt + chosen);
+        if (kind != ROWS_TEXT) write_text(f, "prompt", &at, rows[i].prompt), fputc(',', f);
+        if (kind == ROWS_COMPLETIONS) write_text(f, "completion", &at, chosen);
+        if (kind == ROWS_PAIRS) {
+            write_text(f, "chosen", &at, chosen), fputc(',', f);
+            write_text(f, "rejected", &at, PL_MAX(rows[i].rejected - 1, 0));
+        }
+        fputs("}\n", f);
     }
     return fclose(f) ? PL_FAIL(err, PL_E_IO, "cannot write %s", path) : 0;
 }

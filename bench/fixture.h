@@ -16,7 +16,7 @@ typedef struct bench_shape {
     double theta;
 } bench_shape;
 
-extern const bench_shape bench_shapes[]; /* ends with a row without a name */
+/* Three real ones; smollm2-2l, two layers of the first with a small vocabulary, for long sequences; tiny, for tests. */
 const bench_shape *bench_shape_find(const char *name);
 
 /* Elements of all linear layers of all blocks. */
@@ -30,9 +30,18 @@ typedef struct bench_lengths {
     int64_t prompt, chosen, rejected;
 } bench_lengths;
 
-/* n rows evenly spaced over the list of hh-rlhf (bench/hh_lengths.txt), in the file's order; owned. */
-int bench_lengths_hh(bench_lengths **out, int64_t n, pl_error *err);
-/* JSON lines with texts of these lengths, from a fixed seed. */
-int bench_data_write(const char *path, const bench_lengths *rows, int64_t n, pl_error *err);
+/* The length sets; n rows, owned.
+ * 'A': evenly spaced over the list of hh-rlhf (bench/hh_lengths.txt), in the file's order.
+ * 'B': 512 + 512 + 512.
+ * 'C': prompt : completion = 0.42, median 409 of both together, as in the set that prefix sharing was published on
+ *      (arXiv:2410.20305), whose own lengths are not at hand: 409 exp(0.6 z) tokens for z normal from a fixed seed,
+ *      each z followed by -z so that the median holds for few rows too; the two answers are longer and shorter than
+ *      their mean by a factor of exp(0.2 z').
+ * 't': 20 + 10 + 10 or so, for tests. */
+int bench_lengths_make(bench_lengths **out, char set, int64_t n, pl_error *err);
+
+typedef enum bench_rows { ROWS_PAIRS, ROWS_COMPLETIONS, ROWS_TEXT } bench_rows;
+/* JSON lines with texts of these lengths, from a fixed seed. Completions are the chosen answers; text is all in one. */
+int bench_data_write(const char *path, bench_rows kind, const bench_lengths *rows, int64_t n, pl_error *err);
 
 #endif

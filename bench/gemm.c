@@ -1,7 +1,11 @@
 /* bench/gemm.c: the machine's ceilings, then the matrix product (kernels/gemm.h) at the shapes of training and decoding
  * against them.
  *
- *   bench_gemm [--all] [--threads N] [--cpu-time]      PLUMB_CPU=generic|avx2|avx512|avx512bf16 limits the level
+ *   bench_gemm [--all | --native | --tiny] [--threads N] [--cpu-time] [--json FILE]
+ *                                                      PLUMB_CPU=generic|avx2|avx512|avx512bf16 limits the level
+ *
+ * --native: weights in bf16 for bf16 products and in f32 for f32 ones only, products on all threads only; --tiny: one
+ * shape, to see that it works.
  *
  * Cells are GFLOP/s, the median of good samples (probe.h), and per cent of the FMA peak of the mode on as many threads.
  */
@@ -15,6 +19,7 @@
 #include "base/rng.h"
 #include "kernels/gemm.h"
 #include "probe.h"
+#include "report.h"
 
 typedef struct shape {
     const char *name;
@@ -51,6 +56,10 @@ typedef struct bench {
     bool cpu_time;
     int good, taken; /* samples */
 } bench;
+
+typedef struct choice {
+    bool all, native, tiny, cpu_time;
+} choice;
 
 static void die(const pl_error *err) {
     fprintf(stderr, "%s\n", err->text);
@@ -112,37 +121,57 @@ static double measure(bench *b, pl_gemm_kind kind, const mode *m, const shape *s
 
 static void fill_weights(bench *b, pl_dtype type) { b->ops.from_real(b->w, type, b->values, MOST); }
 
-static void products(bench *b, bool all) {
-    static const char *const kinds[] = {"Y", "DX", "DW"};
+static bool is_wanted(const choice *c, const mode *m) {
+    return !(c->native || c->tiny) || m->type == (m->bf16 ? PL_BF16 : PL_F32);
+}
+
+/* One shape in one mode: a line of the table. */
+static void product_line(bench *b, const mode *m, const shape *s) {
+    static const char *const keys[][2] = {
+        {"y_gflops", "y_of_peak"}, {"dx_gflops", "dx_of_peak"}, {"dw_gflops", "dw_of_peak"}};
+    char what[96];
+    snprintf(what, sizeof what, "%s: %d x %d, %d", s->name, (int)s->out, (int)s->in, (int)s->tokens);
+    report_begin("gemm", what);
+    report_text("mode", m->name);
+    report_count("threads", b->threads);
+    printf("%-26s", s->name);
+    for (int k = PL_GEMM_Y; k <= PL_GEMM_DW; k++) {
+        double per_cent, rate;
+        if (k == PL_GEMM_DW && m->type != (m->bf16 ? PL_BF16 : PL_F32)) continue; /* no weights in it */
+        rate = measure(b, (pl_gemm_kind)k, m, s, &per_cent);
+        printf("%8.0f (%3.0f%%)", rate, per_cent);
+        fflush(stdout);
+        report_number(keys[k - PL_GEMM_Y][0], rate);
+        report_number(keys[k - PL_GEMM_Y][1], per_cent / 100);
+    }
+    report_end();
+    printf("   %d x %d, %d\n", (int)s->out, (int)s->in, (int)s->tokens);
+}
+
+static void products(bench *b, const choice *o) {
     for (int64_t m = 0; m < PL_LEN(modes); m++) {
+        if (!is_wanted(o, &modes[m])) continue;
         fill_weights(b, modes[m].type);
         printf("\n%s, %d thread%s: GFLOP/s (%% of peak)\n%-26s%16s%16s%16s\n", modes[m].name, b->threads,
-               b->threads > 1 ? "s" : "", "out x in, tokens", kinds[0], kinds[1], kinds[2]);
-        for (int64_t s = 0; s < PL_LEN(shapes); s++) {
-            if (!all && !shapes[s].quick) continue;
-            printf("%-26s", shapes[s].name);
-            for (int k = PL_GEMM_Y; k <= PL_GEMM_DW; k++) {
-                double per_cent, rate;
-                if (k == PL_GEMM_DW && modes[m].type != (modes[m].bf16 ? PL_BF16 : PL_F32))
-                    continue; /* no weights in it */
-                rate = measure(b, (pl_gemm_kind)k, &modes[m], &shapes[s], &per_cent);
-                printf("%8.0f (%3.0f%%)", rate, per_cent);
-                fflush(stdout);
-            }
-            printf("   %d x %d, %d\n", (int)shapes[s].out, (int)shapes[s].in, (int)shapes[s].tokens);
-        }
+               b->threads > 1 ? "s" : "", "out x in, tokens", "Y", "dX", "dW");
+        for (int64_t s = 0; s < (o->tiny ? 1 : PL_LEN(shapes)); s++)
+            if (o->all || shapes[s].quick) product_line(b, &modes[m], &shapes[s]);
     }
 }
 
 /* Decoding: every weight once for m rows; the ceiling is reading the weights. */
-static void decode(bench *b) {
+static void decode(bench *b, const choice *o) {
     double read = probe_read(b->threads, b->cpu_time);
     printf("\ndecoding, 8192 x 2048, %d thread%s: G weights/s and %% of %.0f GB/s\n%-14s%18s%18s%18s%18s%18s\n",
            b->threads, b->threads > 1 ? "s" : "", read, "rows", "1", "2", "4", "8", "16");
     for (int64_t m = 0; m < PL_LEN(modes); m++) {
+        if (!is_wanted(o, &modes[m])) continue;
         fill_weights(b, modes[m].type);
         printf("%-14s", modes[m].name);
+        report_begin("gemv", modes[m].name);
+        report_count("threads", b->threads);
         for (int64_t rows = 1; rows <= 16; rows *= 2) {
+            char key[32];
             b->call = (pl_gemm_call){.kind = PL_GEMM_Y,
                                      .bf16 = modes[m].bf16,
                                      .m = rows,
@@ -158,24 +187,45 @@ static void decode(bench *b) {
             probe_kind kind = probe_best_f32();
             double weights = 8192.0 * 2048, guess = weights * b->peak[kind] * 1e9 / (read * 1e9 / 4 + 1);
             double rate = weights * 1e-9 / seconds_per_call(b, kind, guess);
-            printf("%10.2f (%3.0f%%)", rate, 100 * rate * (double)pl_dtype_bytes(modes[m].type) / read);
+            double of_read = rate * (double)pl_dtype_bytes(modes[m].type) / read;
+            printf("%10.2f (%3.0f%%)", rate, 100 * of_read);
             fflush(stdout);
+            snprintf(key, sizeof key, "rows_%d", (int)rows);
+            report_number(key, rate);
+            snprintf(key, sizeof key, "of_read_%d", (int)rows);
+            report_number(key, of_read);
         }
+        report_end();
         printf("\n");
     }
 }
 
-static void run_level(pl_cpu_level level, int threads, bool all, bool cpu_time) {
-    pl_error err;
-    bench b = {.threads = threads, .cpu_time = cpu_time};
-    set_threads(threads);
+static void ceilings(bench *b, const choice *o) {
+    static const char *const keys[] = {"avx2_gflops", "avx512_gflops", "bf16_gflops"};
+    int threads = b->threads;
+    char what[32];
+    snprintf(what, sizeof what, "%d thread%s", threads, threads > 1 ? "s" : "");
+    report_begin("machine", what);
+    report_count("threads", threads);
     for (int k = 0; k < PROBE_KINDS; k++) {
-        b.peak[k] = probe_peak((probe_kind)k, threads, 0.3);
-        printf("%d thread%s: %s peak %.0f GFLOP/s\n", threads, threads > 1 ? "s" : "", probe_kind_name((probe_kind)k),
-               b.peak[k]);
+        b->peak[k] = probe_peak((probe_kind)k, threads, o->tiny ? 0.02 : 0.3);
+        printf("%s: %s peak %.0f GFLOP/s\n", what, probe_kind_name((probe_kind)k), b->peak[k]);
+        if (probe_can((probe_kind)k)) report_number(keys[k], b->peak[k]);
     }
-    printf("%d thread%s: memory triad %.1f GB/s, read %.1f GB/s\n", threads, threads > 1 ? "s" : "",
-           probe_triad(threads), probe_read(threads, cpu_time));
+    double triad = probe_triad(threads), copy = probe_copy(threads), read = probe_read(threads, o->cpu_time);
+    printf("%s: memory triad %.1f GB/s, copy %.1f GB/s, read %.1f GB/s\n", what, triad, copy, read);
+    report_number("triad_gb_s", triad);
+    report_number("copy_gb_s", copy);
+    report_number("read_gb_s", read);
+    report_end();
+}
+
+static void run_level(pl_cpu_level level, int threads, bool only_ceilings, const choice *o) {
+    pl_error err;
+    bench b = {.threads = threads, .cpu_time = o->cpu_time};
+    set_threads(threads);
+    ceilings(&b, o);
+    if (only_ceilings) return;
     pl_ops_init(&b.ops, level);
     if (pl_gemm_new(&b.gemm, level, &b.ops, &err)) die(&err);
     b.a = take(MOST_TOKENS * 4 + 4096 * 4 * 32);
@@ -186,8 +236,8 @@ static void run_level(pl_cpu_level level, int threads, bool all, bool cpu_time) 
     pl_rng_normal(b.a, MOST_TOKENS, 1.0f, 2, 0);
     printf("products: %s at level %s, bf16 %s\n", pl_gemm_name(b.gemm), pl_cpu_level_name(level),
            pl_gemm_native_bf16(b.gemm) ? "native" : "by rounded f32");
-    products(&b, all);
-    decode(&b);
+    products(&b, o);
+    decode(&b, o);
     printf("held by the provider: %.1f MB; %d of %d samples were good\n\n", (double)pl_gemm_bytes(b.gemm) * 1e-6,
            b.good, b.taken);
     pl_gemm_free(b.gemm);
@@ -195,28 +245,31 @@ static void run_level(pl_cpu_level level, int threads, bool all, bool cpu_time) 
 }
 
 int main(int argc, char **argv) {
-    bool all = false, cpu_time = false;
+    choice o = {0};
     int only = 0, most = 1;
     pl_error err;
     pl_cpu_level level = pl_cpu_detect();
     const char *name = getenv("PLUMB_CPU");
     if (name && *name && pl_cpu_level_parse(&level, name, &err)) die(&err);
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--all") == 0) all = true;
-        if (strcmp(argv[i], "--cpu-time") == 0) cpu_time = true;
+        if (strcmp(argv[i], "--all") == 0) o.all = true;
+        if (strcmp(argv[i], "--native") == 0) o.native = true;
+        if (strcmp(argv[i], "--tiny") == 0) o.tiny = true;
+        if (strcmp(argv[i], "--cpu-time") == 0) o.cpu_time = true;
         if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) only = atoi(argv[++i]);
     }
 #ifdef _OPENMP
     most = omp_get_max_threads();
 #endif
+    report_open(report_path(argc, argv));
     pl_fp_state fp;
     pl_fp_enter(&fp);
     printf("%s, %d threads allowed\n", probe_cpu_name(), most);
     if (only > 0) {
-        run_level(level, only, all, cpu_time);
+        run_level(level, only, false, &o);
     } else {
-        run_level(level, 1, all, cpu_time);
-        if (most > 1) run_level(level, PL_MIN(most, 2), all, cpu_time);
+        run_level(level, 1, most > 1 && (o.native || o.tiny), &o);
+        if (most > 1) run_level(level, most, false, &o);
     }
     pl_fp_leave(&fp);
     return 0;

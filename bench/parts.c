@@ -18,7 +18,7 @@ static struct {
     bool in_head;
 } bench;
 
-static const char *const names[] = {"linear", "LoRA", "head", "attention", "pointwise", "optimizer", "batches"};
+static const char *const names[] = {"linear", "lora", "head", "attention", "pointwise", "optimizer", "batches"};
 const char *bench_part_name(bench_part p) { return names[p]; }
 void bench_parts_reset(void) {
     memset(bench.seconds, 0, sizeof bench.seconds);
@@ -40,9 +40,7 @@ static void stop(bench_part p, double began) {
     bench.seconds[p] += seconds;
 }
 
-/* --- ops
- * ------------------------------------------------------------------------------------------------------------------------
- */
+/* --- ops --- */
 #define TIMED(part, op, params, args)                                                                                  \
     static void timed_##op params {                                                                                    \
         double began = probe_now();                                                                                    \
@@ -94,9 +92,7 @@ void bench_parts_watch(pl_ops *ops) {
     WATCH(adamw), WATCH(sum_squares), WATCH(product);
 }
 
-/* --- products, head
- * -------------------------------------------------------------------------------------------------------------
- */
+/* --- products, head --- */
 int __real_pl_gemm_run(pl_gemm *g, const pl_gemm_call *c, pl_error *err);
 int __wrap_pl_gemm_run(pl_gemm *g, const pl_gemm_call *c, pl_error *err);
 int __wrap_pl_gemm_run(pl_gemm *g, const pl_gemm_call *c, pl_error *err) {
@@ -159,9 +155,7 @@ int __wrap_pl_head_take(pl_head *h, const pl_arch *a, const pl_backend *b, const
     return __real_pl_head_take(h, a, b, &spec, arena, err);
 }
 
-/* --- batches
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* --- batches --- */
 void __real_pl_forest_caps_add(pl_forest_caps *caps, const pl_dataset *d, const int64_t *rows, int64_t n,
                                int64_t budget, bool score_prompt);
 void __wrap_pl_forest_caps_add(pl_forest_caps *caps, const pl_dataset *d, const int64_t *rows, int64_t n,

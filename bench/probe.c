@@ -19,6 +19,7 @@ static double clock_seconds(clockid_t id) {
 
 static clockid_t probe_clock = CLOCK_MONOTONIC;
 double probe_now(void) { return clock_seconds(probe_clock); }
+double probe_cpu_seconds(void) { return clock_seconds(CLOCK_PROCESS_CPUTIME_ID); }
 void probe_use_cpu_time(void) { probe_clock = CLOCK_PROCESS_CPUTIME_ID; }
 
 const char *probe_cpu_name(void) {
@@ -123,31 +124,47 @@ static double burn_rate(probe_kind kind, int threads, double seconds, bool faste
 }
 
 double probe_peak(probe_kind kind, int threads, double seconds) { return burn_rate(kind, threads, seconds, true); }
+double probe_rate(probe_kind kind, int threads, double seconds) { return burn_rate(kind, threads, seconds, false); }
 
-/* --- memory
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* --- memory --- */
 enum { STREAM = 32 * 1024 * 1024, HUGE_PAGE = 2 * 1024 * 1024 };
 
-double probe_triad(int threads) {
+void *probe_pages(size_t bytes) {
+    void *p = aligned_alloc(HUGE_PAGE, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+    if (p) (void)madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
+}
+
+/* By the compiler's vectors, whatever it would make of a loop. */
+typedef float floats __attribute__((vector_size(64)));
+
+/* a = b + 3 c, or a = -b (a plain copy might be compiled to memcpy, which writes around the cache); GB/s as counted. */
+static double stream_rate(int threads, bool triad) {
+    int n = STREAM / 16;
     (void)threads;
-    float *a = aligned_alloc(64, STREAM * 4u), *b = aligned_alloc(64, STREAM * 4u), *c = aligned_alloc(64, STREAM * 4u);
+    floats *a = probe_pages(STREAM * 4u), *b = probe_pages(STREAM * 4u), *c = probe_pages(STREAM * 4u);
     double best = 1e9;
     for (int run = 0; run < 6 && a && b && c; run++) {
         double t = probe_now();
 #pragma omp parallel for schedule(static) num_threads(threads)
-        for (int i = 0; i < STREAM; i++) {
+        for (int part = 0; part < 64; part++) {
+            int from = part * (n / 64), to = from + n / 64;
             if (run == 0)
-                a[i] = 0, b[i] = 1, c[i] = 2;
+                for (int i = from; i < to; i++) a[i] = (floats){0}, b[i] = a[i] + 1.0f, c[i] = a[i] + 2.0f;
+            else if (triad)
+                for (int i = from; i < to; i++) a[i] = b[i] + 3.0f * c[i];
             else
-                a[i] = b[i] + 3.0f * c[i];
+                for (int i = from; i < to; i++) a[i] = -b[i];
         }
         t = probe_now() - t;
         if (run > 0 && t < best) best = t;
     }
     free(a), free(b), free(c);
-    return best < 1e9 ? 12.0 * STREAM / best * 1e-9 : 0;
+    return best < 1e9 ? (triad ? 12.0 : 8.0) * STREAM / best * 1e-9 : 0;
 }
+
+double probe_triad(int threads) { return stream_rate(threads, true); }
+double probe_copy(int threads) { return stream_rate(threads, false); }
 
 /* Four sums of sixteen lanes each, by the compiler's vectors: enough to be limited by memory. */
 typedef int lanes __attribute__((vector_size(64)));
@@ -163,12 +180,11 @@ static int read_part(const lanes *x, int n) {
 
 double probe_read(int threads, bool cpu_time) {
     int n = 3 * STREAM / 16, sink = 0, part = n / 64;
-    lanes *x = aligned_alloc(HUGE_PAGE, (size_t)n * sizeof *x);
+    lanes *x = probe_pages((size_t)n * sizeof *x);
     double best = 1e9;
     clockid_t id = cpu_time ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
     int shares = cpu_time ? threads : 1;
     if (!x) return 0;
-    (void)madvise(x, (size_t)n * sizeof *x, MADV_HUGEPAGE); /* a Zen 4 reads 4 KB pages at two thirds of the speed */
     memset(x, 1, (size_t)n * sizeof *x);
     for (int run = 0; run < 5; run++) {
         double t = clock_seconds(id);
@@ -196,8 +212,8 @@ probe_samples probe_time(void (*run)(void *arg), void *arg, double flop_guess, c
     clockid_t id = rule->cpu_time ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
     int shares = rule->cpu_time ? rule->threads : 1, want = rule->want > MAX_SAMPLES / 3 ? MAX_SAMPLES / 3 : rule->want;
     run(arg);
-    int calls = 1 + (int)(0.01 * rule->peak * 1e9 / (flop_guess + 1)); /* about 10 ms a sample */
-    if (calls > 1000) calls = 1000;
+    double times = 0.01 * rule->peak * 1e9 / (flop_guess + 1); /* about 10 ms a sample */
+    int calls = times > 1e4 ? 10000 : 1 + (int)times;
     while (s.good < want && s.taken < 3 * want) {
         bool quiet = rule->cpu_time || burn_rate(rule->kind, rule->threads, 0.005, false) >= 0.9 * rule->peak;
         double t = clock_seconds(id);
@@ -211,5 +227,6 @@ probe_samples probe_time(void (*run)(void *arg), void *arg, double flop_guess, c
     qsort(list, (size_t)n, sizeof *list, by_size);
     s.best = list[0];
     s.median = list[n / 2];
+    s.spread = (list[n * 3 / 4] - list[n / 4]) / s.median;
     return s;
 }
