@@ -55,7 +55,7 @@ typedef struct pl_config {
     bool overwrite_cache;
     /* optimisation */
     double learning_rate;
-    int64_t per_device_train_batch_size, gradient_accumulation_steps;
+    int64_t per_device_train_batch_size, per_device_eval_batch_size, gradient_accumulation_steps;
     double num_train_epochs;
     int64_t max_steps;
     int lr_scheduler_type;

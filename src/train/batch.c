@@ -15,15 +15,17 @@ static int64_t answer_targets(const pl_batcher *b, const pl_dataset *d, int64_t 
 }
 
 /* Rows of the unit that begins at rows[0]: what the objective couples, or what a micro-batch takes. */
-static int64_t unit_of(const pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t budget) {
-    return b->unit_rows > 0 ? PL_MIN(n, b->unit_rows) : pl_forest_cut(d, rows, n, budget, 0);
+static int64_t unit_of(const pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n, bool train) {
+    int64_t together = train ? b->unit_rows : b->eval_unit_rows;
+    if (together > 0) return PL_MIN(n, together);
+    return pl_forest_cut(d, rows, n, train ? b->worker->budget_tok : b->worker->pass_tok, 0);
 }
 
-void pl_batcher_caps_add(pl_forest_caps *caps, const pl_batcher *b, const pl_dataset *d, const int64_t *rows,
-                         int64_t n) {
-    for (int64_t at = 0, take; b->unit_rows > 0 && at < n; at += take) {
+void pl_batcher_caps_add(pl_forest_caps *caps, const pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n,
+                         int64_t unit_rows) {
+    for (int64_t at = 0, take; unit_rows > 0 && at < n; at += take) {
         pl_forest_caps need = {0};
-        take = PL_MIN(n - at, b->unit_rows);
+        take = PL_MIN(n - at, unit_rows);
         for (int64_t i = at; i < at + take; i++) {
             need.sequences += d->rows[rows[i]].answers;
             for (int64_t a = 0; a < d->rows[rows[i]].answers; a++) need.targets += answer_targets(b, d, rows[i], a);
@@ -285,12 +287,11 @@ static int unit(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *
 
 int pl_batcher_run(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *cached, const int64_t *rows,
                    int64_t n, bool train, pl_units units, pl_error *err) {
-    int64_t budget = train ? b->worker->budget_tok : b->worker->pass_tok;
     int rc = 0;
     t->units.rows += units.rows;
     t->units.tokens += units.tokens;
     for (int64_t done = 0; rc == 0 && done < n;) {
-        int64_t take = unit_of(b, d, rows + done, n - done, budget);
+        int64_t take = unit_of(b, d, rows + done, n - done, train);
         rc = unit(b, t, d, cached, rows + done, take, done, train, units, err);
         done += take;
     }
@@ -303,7 +304,7 @@ static int blame_gradient(pl_batcher *b, const pl_dataset *d, const double *cach
     double norm;
     for (int64_t done = 0; done < n;) {
         pl_totals again = {0};
-        int64_t take = unit_of(b, d, rows + done, n - done, b->worker->budget_tok);
+        int64_t take = unit_of(b, d, rows + done, n - done, true);
         pl_trainable_zero_grads(b->policy);
         int rc = unit(b, &again, d, cached, rows + done, take, done, true, units, err);
         if (rc) return rc;

@@ -32,7 +32,7 @@ typedef struct pl_totals {
 typedef struct pl_batcher {
     pl_mix mix;
     pl_loss_params params;
-    int64_t unit_rows; /* rows that the objective couples; 0: none */
+    int64_t unit_rows, eval_unit_rows; /* rows that the objective couples, in a step and in an evaluation; 0: none */
     pl_worker *worker;
     pl_trainable *policy;
     pl_reference *reference; /* kind NONE when the objective has none */
@@ -48,10 +48,10 @@ typedef struct pl_batcher {
     pl_loss_scratch scratch;
 } pl_batcher;
 
-/* Room for a unit: grows *caps (sequences, targets, trees) to what each unit of rows[0..n) needs; the caps of the
- * micro-batches that they are cut into are pl_forest_caps_add's. */
-void pl_batcher_caps_add(pl_forest_caps *caps, const pl_batcher *b, const pl_dataset *d, const int64_t *rows,
-                         int64_t n);
+/* Room for a unit: grows *caps (sequences, targets, trees) to what each unit (0: none) of rows[0..n) needs; the caps of
+ * the micro-batches that they are cut into are pl_forest_caps_add's. */
+void pl_batcher_caps_add(pl_forest_caps *caps, const pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n,
+                         int64_t unit_rows);
 int pl_batcher_take(pl_batcher *b, const pl_forest_caps *caps, pl_arena *arena, pl_error *err);
 pl_units pl_batcher_units(const pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n);
 /* The loss that the sums mean. */

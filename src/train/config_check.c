@@ -91,6 +91,7 @@ static bool is_free(const char *name) {
                                         "eval_packing",
                                         "eval_strategy",
                                         "eval_steps",
+                                        "per_device_eval_batch_size",
                                         "eval_on_start",
                                         "save_strategy",
                                         "save_steps",

@@ -105,7 +105,6 @@ const pl_option pl_train_other_rows[] = {
     IDLE("include_inputs_for_metrics"),
     IDLE("skip_memory_metrics"),
     IDLE("debug"),
-    IDLE("per_device_eval_batch_size"),
     IDLE("precompute_ref_batch_size"),
     IDLE("prediction_loss_only"),
     IDLE("eval_accumulation_steps"),

@@ -160,6 +160,7 @@ static int open_units(pl_run *r, pl_error *err) {
     b->unit_rows = coupling == PL_COUPLED_GROUP  ? batch
                    : coupling == PL_COUPLED_STEP ? batch * c->gradient_accumulation_steps
                                                  : 0;
+    b->eval_unit_rows = coupling == PL_COUPLED_GROUP ? c->per_device_eval_batch_size : b->unit_rows;
     b->score_prompt = scores_prompt(r);
     if (b->mix.term[0]->rows == PL_LOSS_LABELLED) check_balance(r);
     r->paired_epoch = -1;
@@ -300,11 +301,11 @@ static int64_t pass_tokens(const pl_run *r) {
 
 /* Micro-batches of rows[0..n), cut within the units of the objective. */
 static void add_caps(pl_forest_caps *caps, pl_forest_caps *unit, const pl_run *r, const pl_dataset *d,
-                     const int64_t *rows, int64_t n, int64_t budget) {
-    int64_t together = r->batcher.unit_rows > 0 ? r->batcher.unit_rows : n;
+                     const int64_t *rows, int64_t n, int64_t unit_rows, int64_t budget) {
+    int64_t together = unit_rows > 0 ? unit_rows : n;
     for (int64_t at = 0; at < n; at += together)
         pl_forest_caps_add(caps, d, rows + at, PL_MIN(together, n - at), budget, scores_prompt(r));
-    pl_batcher_caps_add(unit, &r->batcher, d, rows, n);
+    pl_batcher_caps_add(unit, &r->batcher, d, rows, n, unit_rows);
 }
 
 /* The largest micro-batch of all steps of the schedule and the largest unit; of a very long run a bound of it. */
@@ -324,7 +325,7 @@ static int caps_of_steps(pl_forest_caps *caps, pl_forest_caps *unit, pl_run *r, 
         int rc = pl_run_pair_epoch(r, step / s->steps_per_epoch, err);
         if (rc == 0) rc = pl_schedule_rows(s, step, &rows, &n, err);
         if (rc) return rc;
-        add_caps(caps, unit, r, r->train, rows, n, budget);
+        add_caps(caps, unit, r, r->train, rows, n, r->batcher.unit_rows, budget);
     }
     return pl_run_pair_epoch(r, 0, err);
 }
@@ -349,7 +350,7 @@ static int caps_of(pl_forest_caps *caps, pl_forest_caps *unit, pl_run *r, pl_err
     int rc = caps_of_steps(caps, unit, r, err);
     if (rc) return rc;
     if (r->c->precompute_ref_log_probs) add_precompute_caps(caps, r);
-    if (r->eval) add_caps(caps, unit, r, r->eval, r->in_order, r->eval->n, pass_tokens(r));
+    if (r->eval) add_caps(caps, unit, r, r->eval, r->in_order, r->eval->n, r->batcher.eval_unit_rows, pass_tokens(r));
     unit->sequences = PL_MAX(unit->sequences, caps->sequences);
     unit->targets = PL_MAX(unit->targets, caps->targets);
     unit->trees = PL_MAX(unit->trees, caps->trees);

@@ -50,9 +50,14 @@ static int compare_files(double tolerance, const char *first, const char *second
 
 /* PEFT's name in memory, with the adapter's own name in it, as it is in a file. */
 static void name_in_file(char *out, size_t size, const char *name) {
-    const char *middle = strstr(name, ".default.");
-    snprintf(out, size, "%.*s%s", middle ? (int)(middle - name) : (int)strlen(name), name,
-             middle ? middle + strlen(".default") : "");
+    static const char *const parts[] = {".modules_to_save.default.", ".default."};
+    snprintf(out, size, "%s", name);
+    for (int i = 0; i < 2; i++) {
+        const char *middle = strstr(name, parts[i]);
+        if (!middle) continue;
+        snprintf(out, size, "%.*s%s", (int)(middle - name), name, middle + strlen(parts[i]) - 1);
+        return;
+    }
 }
 
 /* How far sum and norm are off, in units of what a relative error of 1 of the tensor could do. */

@@ -113,7 +113,6 @@ static void reads_defaults_in_any_spelling(void **state) {
                                       "loss_type: [sigmoid, no_such_loss]\n",
                                       "loss_type: nll\n",
                                       "chat_template: \"{{ messages }}\"\n",
-                                      "ref_model_sync_steps: 64\n",
                                       "truncation_mode: keep_end\n",
                                       "optim: sgd\n",
                                       "fp16: maybe\n",
