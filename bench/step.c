@@ -1,7 +1,7 @@
 /* bench/step.c: the optimizer step at real shapes, as the program runs it (bench/run.h), against the matrix products
  * that the same process measures.
  *
- *   bench_step [--shape NAME]... [--bf16 0|1] [--cached] [--full] [--sft] [--lengths A|B|C] [--weights
+ *   bench_step [--shape NAME]... [--bf16 0|1|best] [--cached] [--full] [--sft] [--lengths A|B|C] [--weights
  * bfloat16|float32]
  *              [--pairs N] [--batch N] [--threads N] [--rounds N] [--dir DIR] [--cpu-time] [--json FILE]
  *              [--ablation | --scaling]
@@ -197,7 +197,7 @@ static int take_flag(arguments *o, const char *a) {
 
 static int take_value(arguments *o, const char *a, const char *v) {
     int n = atoi(v);
-    if (strcmp(a, "--bf16") == 0) return o->bf16 = n != 0, 1;
+    if (strcmp(a, "--bf16") == 0) return o->bf16 = strcmp(v, "best") == 0 ? native_bf16() : n != 0, 1;
     if (strcmp(a, "--pairs") == 0) return o->s.pairs = n, n > 0;
     if (strcmp(a, "--batch") == 0) return o->s.batch = n, n > 0;
     if (strcmp(a, "--threads") == 0) return o->s.threads = n, n > 0;
