@@ -108,6 +108,22 @@ int pl_map_check(const pl_map *m, const char *path, pl_error *err) {
                    m->len);
 }
 
+size_t pl_map_resident_bytes(const pl_map *m) {
+    FILE *f = m->data ? fopen("/proc/self/smaps", "re") : NULL;
+    char line[512];
+    uintptr_t from, to, start = (uintptr_t)m->data;
+    size_t kb, total = 0;
+    bool ours = false;
+    while (f && fgets(line, sizeof line, f)) {
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", &from, &to) == 2) /* it may have been cut into several */
+            ours = from >= start && from < start + m->len;
+        else if (ours && sscanf(line, "Rss: %zu kB", &kb) == 1)
+            total += kb * 1024;
+    }
+    if (f) fclose(f);
+    return total;
+}
+
 void pl_map_close(pl_map *m) {
     if (!m) return;
     if (m->data) {

@@ -25,6 +25,9 @@ typedef struct pl_map {
 int pl_map_open(pl_map *m, const char *path, pl_error *err);
 /* PL_E_IO when the file (not one that has taken its name since) is shorter now. path: for the message. */
 int pl_map_check(const pl_map *m, const char *path, pl_error *err);
+/* Bytes of the map that the process holds in memory now; 0 where the system does not tell. Reads all of its mappings.
+ */
+size_t pl_map_resident_bytes(const pl_map *m);
 void pl_map_close(pl_map *m); /* safe on zeroed storage */
 
 /* Lines of a plain or gzip file (told by its first bytes). The line is borrowed until the next call, without its \n or

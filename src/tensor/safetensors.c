@@ -373,6 +373,12 @@ int64_t pl_tensors_index(const pl_tensors *ts, const pl_tensor *t) {
 
 const char *pl_tensors_path(const pl_tensors *ts) { return ts->path; }
 
+size_t pl_tensors_resident_bytes(const pl_tensors *ts) {
+    size_t bytes = 0;
+    for (int64_t i = 0; ts && i < ts->nfiles; i++) bytes += pl_map_resident_bytes(&ts->files[i].map);
+    return bytes;
+}
+
 size_t pl_tensors_bytes(const pl_tensors *ts) { return ts->bytes; }
 
 const char *pl_tensors_metadata(const pl_tensors *ts, const char *key) {

@@ -51,6 +51,8 @@ int pl_tensors_need(const pl_tensor **out, const pl_tensors *ts, const char *nam
 const char *pl_tensors_file(const pl_tensors *ts, const pl_tensor *t);
 /* Path of the directory or file that was opened (borrowed). */
 const char *pl_tensors_path(const pl_tensors *ts);
+/* Bytes of the maps that are in this process's memory now. */
+size_t pl_tensors_resident_bytes(const pl_tensors *ts);
 /* Sum of the bytes of all tensors. */
 size_t pl_tensors_bytes(const pl_tensors *ts);
 /* A value of __metadata__ (of the first file that has the key), NUL-terminated, borrowed; NULL when absent. */
