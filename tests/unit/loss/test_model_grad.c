@@ -56,10 +56,12 @@ static double loss_at(fixture *f, pl_param *p, const double *direction, double s
 
 /* Returns the number of tensors whose derivative along a random direction is not what the gradient says; scale > 1
  * spoils the gradient of tensor `spoiled` first, to show that the harness sees it. */
+static int64_t every = 1, from; /* which tensors are looked at: every `every`th from `from` on */
+
 static int64_t wrong_tensors(fixture *f, int64_t spoiled, double scale) {
     int64_t wrong = 0;
     for (int64_t i = 0; i < f->trainable.n; i++) {
-        if (scale != 1 && i != spoiled) continue;
+        if (scale != 1 ? i != spoiled : i % every != from) continue;
         pl_param *p = &f->trainable.params[i];
         double *direction = NULL, dot = 0;
         assert_int_equal(PL_NEW(&direction, p->n, NULL), 0);
@@ -128,9 +130,58 @@ static void dropout(void **state) {
     assert_true(loss == dropout_loss("recomputed", true, true, false));
 }
 
+/* Loss and gradients (in f.trainable) of one objective on the golden rows, with a reference that is no tie. */
+static double objective_loss(fixture *f, const pl_objective *o, bool share) {
+    bool pairs = o->rows == PL_LOSS_PAIRED || o->mismatched;
+    fixture_open_training(f, "llama_gqa_tied", NULL, false);
+    fixture_load_batch(f, "grads/llama_gqa_tied", pairs ? "dpo.json" : "sft.json", share);
+    f->params = (pl_loss_params){.beta = 0.3,
+                                 .label_smoothing = pl_objective_reads(o, "label_smoothing") ? 0.1 : 0,
+                                 .discopop_tau = 0.5,
+                                 .desirable_weight = 1,
+                                 .undesirable_weight = 1.3,
+                                 .cpo_alpha = 0.7,
+                                 .simpo_gamma = 0.5};
+    f->mix = (pl_mix){.n = 1, .term = {o}, .weight = {1}};
+    f->state[1] = 0.1;
+    for (int i = 0; i < 8; i++) f->label[i] = i % 3 != 1;
+    /* no gradient flows through KTO's mean, so that it must not move with the weights: far below 0 it is cut off */
+    for (int s = 1; o->mismatched && s < 16; s += 2) f->reference[s] = 1000;
+    return fixture_loss_and_gradient(f);
+}
+
+/* Every objective through the whole model: finite differences, and the prompt shared or repeated. */
+static void every_objective(void **state) {
+    PL_UNUSED(state);
+    for (int i = 0; pl_objectives[i]; i++) {
+        const pl_objective *o = pl_objectives[i];
+        /* dft holds a factor of its gradient constant, so that its loss has other differences */
+        if (o->head == PL_HEAD_SCORE || strcmp(o->name, "dft") == 0) continue;
+        static fixture shared, repeated;
+        double loss = objective_loss(&shared, o, true), other = objective_loss(&repeated, o, false);
+        if (!(fabs(loss - other) <= 1e-10 * (1 + fabs(loss)))) fail_msg("%s: %.17g and %.17g", o->name, loss, other);
+        for (int64_t p = 0; p < shared.trainable.n; p++) {
+            const pl_param *a = &shared.trainable.params[p], *b = &repeated.trainable.params[p];
+            for (int64_t j = 0; j < a->n; j++)
+                if (!(fabs((double)a->grad[j] - (double)b->grad[j]) <= 1e-9 * (1 + fabs((double)a->grad[j]))))
+                    fail_msg("%s %s: %s[%d]", o->command, o->name, a->name, (int)j);
+        }
+        every = 7;
+        from = i % 7;
+        int64_t wrong = wrong_tensors(&shared, -1, 1);
+        every = 1;
+        from = 0;
+        if (wrong) fail_msg("%s %s: see above", o->command, o->name);
+        assert_int_equal(wrong_tensors(&shared, 0, 1.01), 1);
+        fixture_close(&shared);
+        fixture_close(&repeated);
+    }
+}
+
 int main(void) {
     printf("seed %u\n", SEED);
     const struct CMUnitTest tests[] = {cmocka_unit_test(logps_of_float64), cmocka_unit_test(full),
-                                       cmocka_unit_test(lora), cmocka_unit_test(dropout)};
+                                       cmocka_unit_test(lora), cmocka_unit_test(dropout),
+                                       cmocka_unit_test(every_objective)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
