@@ -435,12 +435,12 @@ static int compare(const pl_saver *s, const pl_json *root, const pl_state *now, 
     if (pl_json_int(pl_json_get(root, "format")) != STATE_FORMAT || !command || strcmp(command, s->command) != 0)
         return PL_FAIL(err, PL_E_MISMATCH, "it belongs to another command or version of plumb");
     PL_GO(rc, same_hash(root, "model", &now->model, "the model", err));
-    PL_GO(rc, same_hash(root, "data", &now->data, "the training data (or their tokenization)", err));
     if (pl_json_bool(pl_json_get(root, "bf16")) != now->bf16)
         return PL_FAIL(err, PL_E_MISMATCH, "the precision differs: bf16 was %s, is %s", now->bf16 ? "false" : "true",
                        now->bf16 ? "true" : "false");
     PL_GO(rc, pl_config_compare(pl_json_get(root, "config"), s->command, s->config, err));
-    /* last: its key holds precision and more of the above, which name the difference better */
+    /* last: options that change these too name the difference better */
+    PL_GO(rc, same_hash(root, "data", &now->data, "the training data (or their tokenization)", err));
     PL_GO(rc, same_hash(root, "reference", &now->reference, "the reference", err));
     warn_bits(root, now);
 out:
