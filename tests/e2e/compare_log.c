@@ -3,7 +3,7 @@
  *   compare_log trl METRICS LOG [key ...]   METRICS of plumb against TRL's LOG: every line and every key of LOG must be
  *                                           there, within the limits below; the keys named at the end are left out
  *   compare_log same A B                    every key but the timing ones, equal to the last bit
- *   compare_log near TOLERANCE A B          loss within TOLERANCE, nothing else
+ *   compare_log near TOLERANCE A B          loss within TOLERANCE, of a loss above 1 relative to it; nothing else
  *   compare_log logps GOT WANT              `plumb logps --tokens` against tests/golden/trl/logps: same ids, each
  * log-prob within 2e-5, sums within 1e-4 + 1e-6 of the float64 sum's size
  *
@@ -129,7 +129,7 @@ static int compare_near(const log_file *a, const log_file *b, double tolerance) 
     bool bad = a->n != b->n;
     for (int64_t i = 0; i < a->n && i < b->n; i++) {
         const char *key = is_eval(a->rows[i]) ? "eval_loss" : "loss";
-        double d = fabs(number(a->rows[i], key) - number(b->rows[i], key));
+        double d = fabs(number(a->rows[i], key) - number(b->rows[i], key)) / fmax(1, fabs(number(b->rows[i], key)));
         if (!(d <= tolerance)) bad = true;
         if (!(d <= worst)) worst = d;
     }
