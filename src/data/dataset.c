@@ -39,8 +39,11 @@ typedef struct loader {
     int64_t vocab_size;
     pl_seam_rule rule;
     pl_row_form form;
-    bool formed; /* the first row was seen */
-    pl_lines *lines;
+    bool formed;      /* the first row was seen */
+    pl_lines *lines;  /* of the file; NULL: text */
+    const char *text; /* what is left of it */
+    size_t text_bytes;
+    int64_t text_line;
     slot *slots;
     pl_rows rows;
     pl_data_report report;
@@ -187,6 +190,25 @@ static bool is_blank_line(const char *line, size_t len) {
     return true;
 }
 
+/* The next line, of the file or of the text; NULL at the end. */
+static int next_line(loader *l, const char **line, size_t *len, int64_t *number, pl_error *err) {
+    if (l->lines) {
+        int rc = pl_lines_next(l->lines, line, len, err);
+        *number = pl_lines_number(l->lines);
+        return rc;
+    }
+    *line = NULL;
+    if (l->text_bytes == 0) return 0;
+    const char *end = memchr(l->text, '\n', l->text_bytes);
+    *line = l->text;
+    *len = end ? (size_t)(end - l->text) : l->text_bytes;
+    size_t step = *len + (end != NULL);
+    l->text += step;
+    l->text_bytes -= step;
+    *number = ++l->text_line;
+    return 0;
+}
+
 /* Fills slots with lines; *n == 0 at the end of the file or of max_rows. */
 static int read_batch(loader *l, int64_t *n, pl_error *err) {
     int64_t count = 0;
@@ -195,12 +217,13 @@ static int read_batch(loader *l, int64_t *n, pl_error *err) {
         if (l->options->max_rows > 0 && l->report.read + count >= l->options->max_rows) break;
         const char *line = NULL;
         size_t len = 0;
-        int rc = pl_lines_next(l->lines, &line, &len, err);
+        int64_t number = 0;
+        int rc = next_line(l, &line, &len, &number, err);
         if (rc != 0) return rc;
         if (!line) break;
         if (is_blank_line(line, len)) continue;
         slot *s = &l->slots[count];
-        slot fresh = {.line = s->line, .ids = s->ids, .number = pl_lines_number(l->lines)};
+        slot fresh = {.line = s->line, .ids = s->ids, .number = number};
         *s = fresh;
         pl_buf_clear(&s->line);
         rc = pl_buf_add(&s->line, line, len, err);
@@ -379,13 +402,11 @@ out:
     return rc;
 }
 
-int pl_dataset_load(pl_dataset **out, const char *path, const pl_data_options *options, const pl_tokenizer *tok,
-                    int64_t vocab_size, pl_error *err) {
+static int load(pl_dataset **out, loader l, const pl_tokenizer *tok, pl_error *err) {
     int rc;
-    loader l = {.path = path, .options = options, .vocab_size = vocab_size};
-    PL_GO(rc, pl_seam_rule_init(&l.rule, tok, options->seam, err));
+    PL_GO(rc, pl_seam_rule_init(&l.rule, tok, l.options->seam, err));
     PL_GO(rc, PL_NEW(&l.slots, SLOTS, err));
-    PL_GO(rc, pl_lines_open(&l.lines, path, MAX_LINE_BYTES, err));
+    if (!l.text) PL_GO(rc, pl_lines_open(&l.lines, l.path, MAX_LINE_BYTES, err));
     PL_GO(rc, load_rows(&l, err));
     PL_GO(rc, finish(out, &l, err));
 out:
@@ -398,4 +419,15 @@ out:
     pl_rows_release(&l.rows);
     pl_lines_free(l.lines);
     return rc;
+}
+
+int pl_dataset_load(pl_dataset **out, const char *path, const pl_data_options *options, const pl_tokenizer *tok,
+                    int64_t vocab_size, pl_error *err) {
+    return load(out, (loader){.path = path, .options = options, .vocab_size = vocab_size}, tok, err);
+}
+
+int pl_dataset_load_text(pl_dataset **out, const char *name, const char *text, size_t n, const pl_data_options *options,
+                         const pl_tokenizer *tok, int64_t vocab_size, pl_error *err) {
+    loader l = {.path = name, .options = options, .vocab_size = vocab_size, .text = text, .text_bytes = n};
+    return load(out, l, tok, err);
 }

@@ -94,6 +94,9 @@ typedef struct pl_dataset {
  * worth saying is logged by pl_dataset_log. pl_dataset_open (data/cache.h) keeps the result on disk. */
 int pl_dataset_load(pl_dataset **out, const char *path, const pl_data_options *options, const pl_tokenizer *tok,
                     int64_t vocab_size, pl_error *err);
+/* The same of JSON lines in memory; `name` takes the path's place in messages. */
+int pl_dataset_load_text(pl_dataset **out, const char *name, const char *text, size_t n, const pl_data_options *options,
+                         const pl_tokenizer *tok, int64_t vocab_size, pl_error *err);
 void pl_dataset_free(pl_dataset *d);
 /* Columns that are not used and the counts as lines for people, each logged through pl_log at PL_LOG_INFO ("4 rows with
  * an empty answer"). */

@@ -8,7 +8,7 @@
 
 #include "base/buf.h"
 #include "base/file.h"
-#include "export/json_edit.h"
+#include "base/json_edit.h"
 #include "plumb/log.h"
 #include "tensor/dtype.h"
 

@@ -184,12 +184,16 @@ static int evaluate(pl_run *r, double epoch, double *best, pl_error *err) {
     r->worker.decoder.noise.alpha = 0; /* each step sets it */
     int rc = 0;
     pl_units units = pl_batcher_units(&r->batcher, r->eval, r->in_order, r->eval->n);
+    r->batcher.kept = r->scores;
     rc = pl_batcher_run(&r->batcher, &t, r->eval, r->cached_eval, r->in_order, r->eval->n, false, units, err);
+    r->batcher.kept = NULL;
     r->policy.lora.dropout = dropout;
     if (rc) return pl_error_context(err, rc, "evaluation after step %" PRId64, r->state.step);
     double seconds = now() - start;
     pl_values_add(&v, "eval_", "loss", pl_totals_loss(&t));
     pl_totals_values(&v, &t, r->batcher.mix.term[0], "eval_", r->state.num_tokens);
+    if (r->scores) rc = pl_run_report(r, &v, err);
+    if (rc) return rc;
     pl_values_add(&times, "eval_", "runtime", seconds);
     pl_values_add(&times, "eval_", "samples_per_second", (double)t.rows / seconds);
     pl_values_add(&times, "eval_", "tokens_per_second", (double)t.tokens / seconds);

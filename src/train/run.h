@@ -50,6 +50,7 @@ typedef struct pl_run {
     pl_state state;
     pl_record record;
     bool recompute;
+    double *scores, *score_tokens; /* of the evaluation's answers, with a score head; owned */
 } pl_run;
 
 /* Reads and checks everything, plans and takes the memory, prints the banner. After this only training can fail. */
@@ -59,6 +60,8 @@ void pl_run_close(pl_run *r);
 int pl_run_open_dir(pl_run *r, pl_error *err);
 /* Gives the rows the mismatched answers of an epoch, where the objective has such and they have others. */
 int pl_run_pair_epoch(pl_run *r, int64_t epoch, pl_error *err);
+/* With a score head: what the scores of the last evaluation are worth, into v and <out>/report.json (report.c). */
+int pl_run_report(const pl_run *r, pl_values *v, pl_error *err);
 /* config.yaml in the run directory. */
 int pl_run_write_config(const pl_run *r, pl_error *err);
 

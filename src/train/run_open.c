@@ -404,7 +404,9 @@ static int number_rows(pl_run *r, pl_error *err) {
     int64_t n = r->eval ? PL_MAX(r->train->n, r->eval->n) : r->train->n;
     int rc = PL_NEW(&r->in_order, n, err);
     for (int64_t i = 0; rc == 0 && i < n; i++) r->in_order[i] = i;
-    return rc;
+    if (rc || !is_scored(r) || !r->eval) return rc;
+    rc = PL_NEW(&r->scores, 2 * r->eval->n, err);
+    return rc ? rc : PL_NEW(&r->score_tokens, 2 * r->eval->n, err);
 }
 
 static int measure_step(pl_run *r, size_t *bytes, pl_error *err) {
@@ -641,6 +643,8 @@ void pl_run_close(pl_run *r) {
     pl_free(r->cached);
     pl_free(r->cached_eval);
     pl_free(r->in_order);
+    pl_free(r->scores);
+    pl_free(r->score_tokens);
     pl_reference_release(&r->reference);
     pl_trainable_release(&r->policy);
     pl_arena_release(&r->step_arena);

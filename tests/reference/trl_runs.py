@@ -136,7 +136,7 @@ def steps_of(batches, steps, accumulation, rows, batch):
 
 def weight_sums(model):
     """Per trained tensor: sum and L2 norm, in double."""
-    trained = ((k, p.detach().double()) for k, p in model.named_parameters() if p.requires_grad)
+    trained = ((k.replace(".modules_to_save", ""), p.detach().double()) for k, p in model.named_parameters() if p.requires_grad)
     return {k: {"sum": p.sum().item(), "norm": p.norm().item()} for k, p in trained}
 
 

@@ -1,4 +1,4 @@
-/* export/json_edit.h: values at the top level of a JSON object's text set, every other byte as it was. */
+/* base/json_edit.h: values at the top level of a JSON object's text set, every other byte as it was. */
 #ifndef PL_JSON_EDIT_H
 #define PL_JSON_EDIT_H
 

@@ -1,5 +1,5 @@
 /* json_edit.c: edits JSON as text, so that what plumb does not know about survives to the byte. */
-#include "export/json_edit.h"
+#include "base/json_edit.h"
 
 #include <string.h>
 
