@@ -120,6 +120,8 @@ static void sft_full(void **state) {
     wants_none("sft", TEXTS " --bf16 false");
     wants_none("sft", COMPLETIONS " --bf16 true --micro_batch_tokens 60");
     wants_none("sft", COMPLETIONS " --completion_only_loss false --bf16 false");
+    wants_none("sft", TEXTS " --packing true --neftune_noise_alpha 5 --bf16 false");
+    wants_none("sft", COMPLETIONS " --packing true --packing_strategy wrapped --loss_type dft --bf16 false");
 }
 
 /* Micro-batches of hundreds of tokens: products in several blocks and lanes. */
