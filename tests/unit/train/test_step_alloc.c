@@ -68,7 +68,8 @@ static watch train(const char *command, const char *words, int64_t threads, cons
     pl_machine_options mo = {.cpu = cpu ? cpu : getenv("PLUMB_CPU"), .threads = threads};
     pl_train_hooks hooks = {.user = &w, .event = on_event, .stop = plant};
     assert_non_null(mkdtemp(dir));
-    snprintf(text, sizeof text, "%s --out %s --save_strategy no --run_name r --cache_dir %s", words, dir, dir);
+    snprintf(text, sizeof text, "%s --out %s/run --save_strategy no --run_name r --cache_dir %s/cache", words, dir,
+             dir);
     for (char *s = strtok_r(text, " ", &save); s && n < MAX_ARGS; s = strtok_r(NULL, " ", &save)) args[n++] = s;
     assert_int_equal(pl_machine_new(&w.machine, &mo, &err), 0);
     assert_int_equal(pl_options_new(&o, pl_train_command(command), pl_train_bases(bases, &c), NULL, &err), 0);
@@ -124,6 +125,20 @@ static void sft_full(void **state) {
     wants_none("sft", COMPLETIONS " --packing true --packing_strategy wrapped --loss_type dft --bf16 false");
 }
 
+/* Objectives that couple rows, in one micro-batch and in several; new pairings at each epoch; a reference that moves.
+ */
+#define UNPAIRED "--model " GOLDEN "llama --data " GOLDEN "unpaired/train.jsonl" ROWS
+static void objectives(void **state) {
+    (void)state;
+    wants_none("kto", UNPAIRED " --bf16 false");
+    wants_none("kto", UNPAIRED " --bf16 false --micro_batch_tokens 1 --precompute_ref_log_probs");
+    wants_none("bco", UNPAIRED " --bf16 false --micro_batch_tokens 1");
+    wants_none("orpo", PAIRS " --bf16 false");
+    wants_none("dpo", PAIRS " --bf16 false --loss_type aot --micro_batch_tokens 1");
+    wants_none("dpo", PAIRS " --bf16 false --loss_type sigmoid sft --sync_ref_model --ref_model_sync_steps 2");
+    wants_none("reward", PAIRS " --bf16 false");
+}
+
 /* Micro-batches of hundreds of tokens: products in several blocks and lanes. */
 #define LONG "--model " DEMO "model --data " DEMO "pairs.jsonl --max_steps 4 --max_length 128 --micro_batch_tokens 1500"
 static void long_batches(void **state) {
@@ -148,8 +163,8 @@ static void mutations(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(dpo_lora), cmocka_unit_test(dpo_full),
-                                       cmocka_unit_test(sft_full), cmocka_unit_test(long_batches),
-                                       cmocka_unit_test(mutations)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(dpo_lora),     cmocka_unit_test(dpo_full),
+                                       cmocka_unit_test(sft_full),     cmocka_unit_test(objectives),
+                                       cmocka_unit_test(long_batches), cmocka_unit_test(mutations)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
