@@ -6,7 +6,8 @@
  * C[keys, columns] = K Q', columns in the lanes of vectors, with k read by broadcast whatever its stride: the softmax
  * needs no sums across lanes, and keys beyond the diagonal are left out key by key. Outputs are O[columns, D], the head
  * dimension in the lanes, and read scores by broadcast: nothing but Q is transposed. Tasks are independent and write
- * different rows: bits do not depend on threads. */
+ * different rows: bits do not depend on threads. A NaN or infinity in v may reach queries close by that do not see its
+ * key (0 * NaN). */
 
 #define KEYS 64          /* rows of a tile of scores */
 #define MAX_COLUMNS 48   /* columns of a tile */
@@ -80,6 +81,14 @@ static void cols_pack(float *tile, float *wide, const float *x, int64_t stride, 
     }
 }
 
+/* Asks for the rows of columns that come next: they lie in short pieces that the hardware does not foresee. */
+static void cols_fetch(const float *x, int64_t stride, const attn_cols *t) {
+    for (int64_t lane = 0; lane < t->nc; lane++) {
+        const float *row = x + col_offset(t, lane, stride);
+        for (int64_t d = 0; d < t->a->D; d += 16) v_fetch(row + d);
+    }
+}
+
 static void cols_limits(float *limit, const attn_cols *t) {
     for (int64_t lane = 0; lane < t->nv * VW; lane++) limit[lane] = (float)col_limit(t, lane);
 }
@@ -124,7 +133,7 @@ typedef struct key_stairs {
 } key_stairs;
 
 static key_stairs stairs_of(const key_block *b, const attn_cols *t) {
-    key_stairs s;
+    key_stairs s = {{0}};
     for (int64_t c = 0; c < t->nv; c++) s.n[c] = keys_seen(b, t, c * VW + VW - 1);
     return s;
 }
@@ -152,15 +161,14 @@ static void stairs_sums(float *o, const float *keys, int64_t stride, const float
     }
 }
 
-/* Turns scores s [n][ld] of one vector of lanes into exp(s - new maximum); updates maximum and sum; returns exp(old -
- * new). */
-static vf softmax_lanes(float *s, int64_t ld, int64_t n, int64_t own, vf limit, float *max, float *sum) {
+/* Turns scores s [n][ld] of one vector of lanes, of which all see the first by_all, into exp(s - new maximum); updates
+ * maximum and sum; returns exp(old - new). */
+static vf softmax_lanes(float *s, int64_t ld, int64_t by_all, int64_t n, int64_t own, vf limit, float *max,
+                        float *sum) {
     vf old = v_load(max), top = old, top2 = old;
-    if (own >= 0) {
-        for (int64_t j = 0; j < n; j++) {
-            vf z = v_select(v_le(v_set((float)(own + j)), limit), v_load(s + j * ld), v_set(-INFINITY));
-            v_store(s + j * ld, z);
-        }
+    for (int64_t j = by_all; j < n; j++) {
+        vf z = v_select(v_le(v_set((float)(own + j)), limit), v_load(s + j * ld), v_set(-INFINITY));
+        v_store(s + j * ld, z);
     }
     int64_t j = 0;
     for (; j + 2 <= n; j += 2) {
@@ -200,7 +208,8 @@ static void fwd_block(attn_fwd_tiles *f, const float *k, const float *v, const a
         int64_t n = stairs.n[c / VW];
         stairs_zeros(f->s + c, ld, n, b->n);
         if (n == 0) continue;
-        vf scale = softmax_lanes(f->s + c, ld, n, b->own, v_load(f->limit + c), f->max + c, f->sum + c);
+        vf scale =
+            softmax_lanes(f->s + c, ld, keys_seen(b, t, c), n, b->own, v_load(f->limit + c), f->max + c, f->sum + c);
         if (first || v_mask_bits(v_eq(scale, v_set(1.0f))) == v_mask_bits(v_mask_n(VW))) continue;
         v_store(f->scale + c, scale);
         for (int64_t lane = c; lane < PL_MIN(c + VW, t->nc); lane++) scale_span(f->o + lane * ldw, f->scale[lane], ldw);
@@ -313,20 +322,27 @@ static int64_t attn_work(const pl_attn *a) {
 
 #define ATTN_SERIAL 100000 /* multiply-adds: a few microseconds */
 
-/* Takes tasks off the common counter until none is left. */
+static int64_t task_take(int64_t *next) {
+    int64_t task;
+#pragma omp atomic capture
+    task = (*next)++;
+    return task;
+}
+
+/* Takes tasks off the common counter until none is left, one ahead. */
 static void attn_worker(float *o, float *lse, const float *q, const float *k, const float *v, const pl_attn *a,
                         int64_t *next) {
     task_cursor cursor = {0, 0};
-    attn_cols t;
-    for (;;) {
-        int64_t task;
-#pragma omp atomic capture
-        task = (*next)++;
-        if (!task_seek(&t, &cursor, a, task)) break;
+    attn_cols t, ahead;
+    bool more = task_seek(&t, &cursor, a, task_take(next));
+    while (more) {
+        more = task_seek(&ahead, &cursor, a, task_take(next));
+        if (more) cols_fetch(q, a->q_stride, &ahead);
         if (t.nc <= FEW_COLUMNS)
             few_task(o, lse, q, k, v, &t);
         else
             fwd_task(o, lse, q, k, v, &t);
+        t = ahead;
     }
 }
 

@@ -115,10 +115,11 @@ typedef struct chunk_task {
     pl_key_range rows;
 } chunk_task;
 
-/* Scores and dP := P = exp(s - lse) and dS = P (dP - delta), 0 where the lane does not see the key. */
-INLINED void bwd_lanes(attn_bwd_tiles *f, int64_t ld, int64_t n, int64_t c, int64_t own, const bool masked) {
+/* Scores and dP of keys [from, n) := P = exp(s - lse) and dS = P (dP - delta), 0 where a lane does not see the key. */
+INLINED void bwd_lanes(attn_bwd_tiles *f, int64_t ld, int64_t from, int64_t n, int64_t c, int64_t own,
+                       const bool masked) {
     vf lse = v_load(f->lse + c), delta = v_load(f->delta + c), limit = v_load(f->limit + c);
-    for (int64_t j = 0; j < n; j++) {
+    for (int64_t j = from; j < n; j++) {
         float *s = f->p + j * ld + c, *dp = f->ds + j * ld + c;
         vf p = v_exp(v_sub(v_load(s), lse)), ds = v_mul(p, v_sub(v_load(dp), delta));
         if (masked) {
@@ -150,11 +151,9 @@ static void bwd_block(attn_bwd_tiles *f, const attn_cols *t, const key_block *b,
     stairs_scores(f->p, k, t->ldw, f->q_lanes, &stairs, t);
     stairs_scores(f->ds, v, t->ldw, f->do_lanes, &stairs, t);
     for (int64_t c = 0; c < t->nv * VW; c += VW) {
-        int64_t n = stairs.n[c / VW];
-        if (b->own < 0)
-            bwd_lanes(f, t->ld, n, c, 0, false);
-        else
-            bwd_lanes(f, t->ld, n, c, b->own, true);
+        int64_t n = stairs.n[c / VW], by_all = keys_seen(b, t, c);
+        bwd_lanes(f, t->ld, 0, by_all, c, b->own, false);
+        bwd_lanes(f, t->ld, by_all, n, c, b->own, true);
         stairs_zeros(f->p + c, t->ld, n, b->n);
         stairs_zeros(f->ds + c, t->ld, n, b->n);
     }
@@ -222,27 +221,42 @@ static void chunk_mention(attn_bwd_tiles *f, const pl_attn *a, const pl_attn_run
     }
 }
 
-/* Through the tree's runs, in blocks of columns that are numbered through. */
-static void bwd_runs(attn_bwd_tiles *f, const attn_grad *g, const chunk_task *x) {
-    const pl_attn *a = g->a;
-    int64_t width = tile_columns(a->D), G = a->H / a->KV, block = 0;
-    for (int64_t r = x->tree->run0; r < x->tree->run1; r++) {
-        const pl_attn_run *run = a->runs + r;
+/* The blocks of columns of a tree that see a chunk, in order; blocks are numbered through the tree's runs. */
+typedef struct block_walk {
+    int64_t run, i, number; /* the next block: of this run the i-th */
+} block_walk;
+
+static bool block_next(attn_cols *t, int64_t *number, block_walk *w, const attn_grad *g, const chunk_task *x) {
+    int64_t width = tile_columns(g->a->D), G = g->a->H / g->a->KV;
+    for (; w->run < x->tree->run1; w->run++, w->i = 0) {
+        const pl_attn_run *run = g->a->runs + w->run;
         int64_t cols = run->q_count * G, blocks = (cols + width - 1) / width, vectors = (cols + VW - 1) / VW;
-        if (!run_sees(a, run, run->q_count - 1, x->rows)) {
-            block += blocks;
-            continue;
+        if (!run_sees(g->a, run, run->q_count - 1, x->rows)) w->number += blocks - w->i, w->i = blocks;
+        for (; w->i < blocks; w->i++, w->number++) {
+            int64_t c0 = pl_cut(vectors, w->i, blocks) * VW, c1 = PL_MIN(cols, pl_cut(vectors, w->i + 1, blocks) * VW);
+            if (!run_sees(g->a, run, (c1 - 1) / G, x->rows)) continue;
+            cols_init(t, g->a, run, x->g, c0, c1 - c0);
+            *number = w->number++, w->i++;
+            return true;
         }
-        chunk_mention(f, a, run, x->rows);
-        for (int64_t i = 0; i < blocks; i++, block++) {
-            int64_t c0 = pl_cut(vectors, i, blocks) * VW, c1 = PL_MIN(cols, pl_cut(vectors, i + 1, blocks) * VW);
-            attn_cols t;
-            if (run_sees(a, run, (c1 - 1) / G, x->rows)) {
-                cols_init(&t, a, run, x->g, c0, c1 - c0);
-                bwd_columns(f, g, x, &t, block);
-            }
-            ring_tell(g, x->number, block + 1);
+    }
+    return false;
+}
+
+static void bwd_columns_all(attn_bwd_tiles *f, const attn_grad *g, const chunk_task *x) {
+    block_walk w = {x->tree->run0, 0, 0};
+    attn_cols t, ahead;
+    int64_t number, next = 0;
+    bool more = block_next(&t, &number, &w, g, x);
+    for (ring_tell(g, x->number, number); more; t = ahead, number = next) {
+        more = block_next(&ahead, &next, &w, g, x);
+        if (more) {
+            cols_fetch(g->q, ahead.a->q_stride, &ahead);
+            cols_fetch(g->d_o, ahead.a->o_stride, &ahead);
+            cols_fetch(g->o, ahead.a->o_stride, &ahead);
         }
+        bwd_columns(f, g, x, &t, number);
+        ring_tell(g, x->number, more ? next : PASSED - 1);
     }
 }
 
@@ -257,8 +271,8 @@ static void bwd_task(const attn_grad *g, const chunk_task *x) {
     memset(f.dk, 0, (size_t)(n * ldw) * sizeof(float));
     memset(f.dv, 0, (size_t)(n * ldw) * sizeof(float));
     memset(f.mentioned, false, sizeof f.mentioned);
-    bwd_runs(&f, g, x);
-    ring_tell(g, x->number, PASSED - 1);
+    for (int64_t r = x->tree->run0; r < x->tree->run1; r++) chunk_mention(&f, a, a->runs + r, x->rows);
+    bwd_columns_all(&f, g, x);
     for (int64_t j = 0; j < n; j++, at += a->kv_stride) {
         if (!f.mentioned[j]) continue;
         EACH_VECTOR(d, k, a->D) {
@@ -276,9 +290,7 @@ static void attn_bwd_worker(const attn_grad *g, int64_t *next) {
     int64_t base = 0, KV = g->a->KV; /* number of the tree's first task */
     if (!tree_next(&tree, g)) return;
     for (;;) {
-        int64_t task;
-#pragma omp atomic capture
-        task = (*next)++;
+        int64_t task = task_take(next);
         while (task >= base + tree.chunks * KV) {
             base += tree.chunks * KV;
             if (!tree_next(&tree, g)) return;

@@ -72,10 +72,10 @@ static void tiles(float *c, int64_t ldc, const float *a, int64_t ars, int64_t ak
                   int64_t M, int64_t nv, int64_t K, bool accumulate) {
     for (int64_t m = 0; m < M; m += TILE_ROWS) {
         int64_t rows = PL_MIN(TILE_ROWS, M - m);
-        for (int64_t v = 0; v < nv; v += TILE_VECS) {
+        for (int64_t v = 0, vectors; v < nv; v += vectors) {
             float *cm = c + m * ldc + v * VW;
             const float *am = a + m * ars, *bv = b + v * VW;
-            int64_t vectors = PL_MIN(TILE_VECS, nv - v);
+            vectors = nv - v == 4 ? 2 : PL_MIN(TILE_VECS, nv - v);
             if (vectors == 1)
                 tile_rows_1(cm, ldc, am, ars, aks, bv, ldb, K, accumulate, rows);
             else if (vectors == 2)

@@ -47,6 +47,9 @@ static inline float v_sum(vf a) {
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
 }
 
+/* asks for the cache line of p in the second-level cache */
+static inline void v_fetch(const float *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+
 /* comparisons, false for NaN, and selection: m ? a : b */
 static inline vm v_le(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
 static inline vm v_eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
