@@ -108,6 +108,30 @@ rm -r "$work/no/r-dpo_final"
 run no_anew dpo "${no[@]}" --max_steps 3 --resume && grep -q 'starting anew' "$work/no_anew.stderr" || fail "no checkpoint, no final model"
 same_run anew "$work/kept" "$work/no"
 
+# tokenized rows: found the second time, never believed when damaged, tokenized anew when asked; always the same run
+cached=("${base[@]}" --lr_scheduler_type constant --save_strategy no --max_steps 3)
+said() { grep -qF -- "$2" "$work/$1.stderr" || fail "$1 does not say \"$2\""; }
+same_lines() { diff <(grep -F 'train.jsonl: ' "$work/miss.stderr") <(grep -F 'train.jsonl: ' "$work/$1.stderr" | grep -vE 'tokenized (rows|anew)') || fail "$1: other lines about the data"; }
+for name in miss hit damaged rebuilt overwrite; do
+  more=()
+  [ $name = damaged ] && printf x | dd of="$(echo "$work"/rows/rows-*.bin)" bs=1 seek=700 conv=notrunc 2>/dev/null
+  [ $name = overwrite ] && more=(--overwrite_cache)
+  run $name dpo "${cached[@]}" --cache_dir "$work/rows" "${more[@]}" --out "$work/$name"
+  same_run "cache: $name" "$work/miss" "$work/$name"
+  same_lines $name
+done
+said hit 'train.jsonl: tokenized rows: from '
+said damaged 'is damaged (the content was changed): tokenized anew'
+said rebuilt 'train.jsonl: tokenized rows: from '
+grep -q 'tokenized rows: from' "$work/miss.stderr" "$work/overwrite.stderr" && fail "a hit where there is none"
+[ "$(echo "$work"/rows/rows-*.bin | wc -w)" = 1 ] || fail "one data file has several caches: $(ls "$work/rows")"
+run unwritable dpo "${cached[@]}" --cache_dir "$work/miss/config.yaml/x" --out "$work/unwritable"
+said unwritable 'the tokenized rows are not kept'
+same_run "cache: unwritable" "$work/miss" "$work/unwritable"
+for name in logps1 logps2; do run $name logps --model llama --data pairs/test.jsonl --cache_dir "$work/rows"; done
+said logps2 'test.jsonl: tokenized rows: from '
+same_file "$work/logps1.stdout" "$work/logps2.stdout"
+
 # one run at a time in a directory
 if command -v flock >/dev/null; then
   exec 9>"$work/again/.lock"
