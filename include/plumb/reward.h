@@ -1,8 +1,8 @@
 /* plumb/reward.h: models with a score head (reward models, verifiers): scores for files of answers, the best of several
  * answers, and how good the scores are.
  *
- *   pl_score_options so; pl_rate_options ro;           filled from pl_score_option_rows, pl_rate_option_rows
- *   pl_rater_open(&r, machine, &so, &ro, &err);
+ *   pl_rate_options o;                                 filled from pl_rate_option_rows
+ *   pl_rater_open(&r, machine, &o, &err);
  *   pl_rater_run(r, NULL, &err);
  *   pl_rater_print(r, stdout, &err);                   a line for each row, or for each prompt (best_of)
  *   pl_rater_result(r, &result, &err);
@@ -55,8 +55,10 @@ typedef struct pl_quality {
 int pl_quality_print_json(FILE *f, const pl_quality *q, pl_error *err);
 int pl_quality_print_text(FILE *f, const pl_quality *q, pl_error *err);
 
-/* What `plumb score` does with the answers. */
+/* What is scored, and what is done with the answers. Of data, dataset_name is a file of answers, answers beyond
+ * max_length get no score, and cache_dir and overwrite_cache are not used. */
 typedef struct pl_rate_options {
+    pl_score_options data;
     bool best_of;
 } pl_rate_options;
 extern const pl_option pl_rate_option_rows[];
@@ -85,8 +87,7 @@ int pl_is_reward_model(bool *is, const char *dir, const char *adapter, pl_error 
  * a list (labels may be one too); prompt, chosen and rejected, or transcripts; GSM8K's model solutions (question, and
  * objects with solution and is_correct). Answers beyond max_length (default: the model's positions) get no score.
  * PL_E_UNSUPPORTED for a causal model without a reward model's adapter; errors of the files. */
-int pl_rater_open(pl_rater **out, pl_machine *machine, const pl_score_options *options, const pl_rate_options *rate,
-                  pl_error *err);
+int pl_rater_open(pl_rater **out, pl_machine *machine, const pl_rate_options *options, pl_error *err);
 void pl_rater_free(pl_rater *r);
 /* Scores everything. PL_E_NUMERIC names the row; PL_E_INTERRUPTED. */
 int pl_rater_run(pl_rater *r, const pl_score_hooks *hooks, pl_error *err);

@@ -66,7 +66,9 @@ typedef struct pl_config {
     /* objective */
     pl_strlist loss_type, loss_weights;
     pl_loss_params loss;
-    int kl_pairing; /* random, fixed, batch */
+    int kl_pairing;        /* random, fixed, batch */
+    int64_t wrong_answers; /* verifier: made for each GSM8K problem */
+    const char *gsm8k_solutions;
     bool disable_dropout, precompute_ref_log_probs;
     int reference; /* initial, current, none */
     bool reference_free, sync_ref_model;
@@ -98,10 +100,13 @@ extern const pl_option pl_train_option_rows[], pl_train_other_rows[];
  * and pl_NAME_option_defaults are its own tables. */
 #define PL_PAIR_ROWS_TEXT "Rows have prompt, chosen and rejected, or whole transcripts in chosen and rejected."
 #define PL_LABEL_ROWS_TEXT                                                                                             \
-    "Rows have prompt, completion and label (true: desirable); preference rows become two such rows each."
+    "Rows have prompt, completion and label (true: desirable); preference rows become two such rows each. GSM8K "      \
+    "problems "                                                                                                        \
+    "(question, answer) become such rows, with wrong answers made of them."
 #define PL_MARGIN_TEXT " A number `margin` in a row is how much better chosen is."
 #define PL_VERIFIER_ROWS_TEXT                                                                                          \
-    "Rows have prompt, completion and label (true: right); preference rows become two such rows each."
+    "Rows have prompt, completion and label (true: right); preference rows become two such rows each. GSM8K problems " \
+    "(question, answer) become such rows, with wrong answers made of them."
 #define PL_TRAIN_COMMANDS(X)                                                                                           \
     X(sft, "rows", "Fine-tune a model on completions or text (SFT)", "Rows have prompt and completion, or text.")      \
     X(dpo, "pairs", "Align a model to preference pairs (DPO and its family)", PL_PAIR_ROWS_TEXT)                       \

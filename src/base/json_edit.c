@@ -36,13 +36,15 @@ static const pl_json_edit *edit_of(const pl_json_edit *edits, int64_t n, const c
     return NULL;
 }
 
-/* The members that are not in the file, behind the last one that is (*any), in the file's own indentation. */
-static int add_missing(pl_buf *out, const pl_json *root, bool any, const pl_json_edit *edits, int64_t nedits,
-                       pl_error *err) {
+/* The members that are not in the file, behind the last one if there is `any`: on lines of their own, unless the object
+ * is all on one. */
+static int add_missing(pl_buf *out, const pl_json *root, bool any, bool one_line, const pl_json_edit *edits,
+                       int64_t nedits, pl_error *err) {
     int rc = 0;
     for (int64_t i = 0; i < nedits && rc == 0; i++) {
         if (!edits[i].add || pl_json_has(root, edits[i].key)) continue;
-        rc = pl_buf_printf(out, err, "%s\n  \"%s\": %s", any ? "," : "", edits[i].key, edits[i].value);
+        rc = pl_buf_printf(out, err, "%s%s\"%s\": %s", any ? "," : "", one_line ? (any ? " " : "") : "\n  ",
+                           edits[i].key, edits[i].value);
         any = true;
     }
     return rc;
@@ -71,7 +73,7 @@ static int edit_object(pl_buf *out, const pl_json *root, const char *s, size_t n
         kept = end;
     }
     PL_GO(rc, pl_buf_add(out, s + kept, last - kept, err));
-    PL_GO(rc, add_missing(out, root, any, edits, nedits, err));
+    PL_GO(rc, add_missing(out, root, any, !memchr(s, '\n', last), edits, nedits, err));
     rc = pl_buf_add(out, s + last, n - last, err);
 out:
     return rc;

@@ -17,7 +17,7 @@ typedef struct cli_command {
     int (*run)(cli_ui *ui, int argc, const char *const *argv, pl_error *err);
 } cli_command;
 extern const cli_command cli_sft, cli_dpo, cli_kto, cli_orpo, cli_cpo, cli_bco, cli_reward, cli_verifier, cli_logps,
-    cli_eval, cli_generate, cli_tokenize, cli_init, cli_doctor, cli_help;
+    cli_eval, cli_score, cli_generate, cli_tokenize, cli_init, cli_doctor, cli_help;
 extern const pl_command *const cli_all[]; /* the commands that are listed, NULL-terminated */
 extern const char cli_summary[];          /* of the program */
 void cli_print_usage(FILE *f);

@@ -7,12 +7,25 @@
 #include "spin.h"
 
 static const cli_command *const commands[] = {
-    &cli_sft,   &cli_dpo,  &cli_kto,      &cli_orpo,     &cli_cpo,  &cli_bco,    &cli_reward, &cli_verifier,
-    &cli_logps, &cli_eval, &cli_generate, &cli_tokenize, &cli_init, &cli_doctor, &cli_help,   NULL};
-const pl_command *const cli_all[] = {&cli_sft.desc,   &cli_dpo.desc,    &cli_kto.desc,      &cli_orpo.desc,
-                                     &cli_cpo.desc,   &cli_bco.desc,    &cli_reward.desc,   &cli_verifier.desc,
-                                     &cli_logps.desc, &cli_eval.desc,   &cli_generate.desc, &cli_tokenize.desc,
-                                     &cli_init.desc,  &cli_doctor.desc, &cli_help.desc,     NULL};
+    &cli_sft,  &cli_dpo,   &cli_kto,      &cli_orpo,     &cli_cpo,  &cli_bco,    &cli_reward, &cli_verifier, &cli_logps,
+    &cli_eval, &cli_score, &cli_generate, &cli_tokenize, &cli_init, &cli_doctor, &cli_help,   NULL};
+const pl_command *const cli_all[] = {&cli_sft.desc,
+                                     &cli_dpo.desc,
+                                     &cli_kto.desc,
+                                     &cli_orpo.desc,
+                                     &cli_cpo.desc,
+                                     &cli_bco.desc,
+                                     &cli_reward.desc,
+                                     &cli_verifier.desc,
+                                     &cli_logps.desc,
+                                     &cli_eval.desc,
+                                     &cli_score.desc,
+                                     &cli_generate.desc,
+                                     &cli_tokenize.desc,
+                                     &cli_init.desc,
+                                     &cli_doctor.desc,
+                                     &cli_help.desc,
+                                     NULL};
 const char cli_summary[] = "align open language models to preferences";
 
 void cli_print_usage(FILE *f) {

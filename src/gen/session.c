@@ -34,6 +34,21 @@ int pl_session_open(pl_session *s, const char *model_dir, const char *adapter, b
     return rc;
 }
 
+int pl_session_open_scored(pl_session *s, const char *model_dir, const char *adapter, const pl_ops *ops,
+                           pl_error *err) {
+    *s = (pl_session){0};
+    int rc = pl_model_open_scored(&s->model, model_dir, 0, err);
+    if (rc == 0 && s->model.arch.head == PL_ARCH_NEW_SCORE && !adapter)
+        rc = PL_FAIL(err, PL_E_UNSUPPORTED,
+                     "%s is a causal language model, which gives no scores: train a reward model (plumb reward, plumb "
+                     "verifier), or give the --adapter of one",
+                     model_dir);
+    if (rc == 0) rc = open_tokenizer(s, model_dir, true, err);
+    if (rc == 0 && adapter) rc = open_adapter(s, adapter, ops, err);
+    if (rc) pl_session_close(s);
+    return rc;
+}
+
 void pl_session_close(pl_session *s) {
     if (!s) return;
     pl_free(s->adapter.modules);

@@ -18,6 +18,9 @@ typedef struct pl_session {
  */
 int pl_session_open(pl_session *s, const char *model_dir, const char *adapter, bool need_tokenizer, const pl_ops *ops,
                     pl_error *err);
+/* The same of a model with a score head; a causal model is one with the adapter of a reward model, which brings the
+ * head (PL_E_UNSUPPORTED without). */
+int pl_session_open_scored(pl_session *s, const char *model_dir, const char *adapter, const pl_ops *ops, pl_error *err);
 void pl_session_close(pl_session *s); /* safe on zeroed storage */
 /* The adapter, or NULL. */
 const pl_lora *pl_session_lora(const pl_session *s);

@@ -103,7 +103,24 @@ const pl_option pl_bco_option_rows[] = {DISABLE_DROPOUT, REFERENCE_ROWS, OLD_LEN
     PL_ROW_LATER_STR("chat_template_path", NULL), PL_ROW_LATER_STR("eos_token", NULL),                                 \
         PL_ROW_LATER_F64("neftune_noise_alpha", NULL)
 const pl_option pl_reward_option_rows[] = {DISABLE_DROPOUT, SCORE_ROWS, {0}};
-const pl_option pl_verifier_option_rows[] = {DISABLE_DROPOUT, SCORE_ROWS, {0}};
+const pl_option pl_verifier_option_rows[] = {
+    {.name = "gsm8k", .type = PL_OPT_ALIAS, .target = "dataset_name"},
+    {.name = "wrong_answers",
+     .type = PL_OPT_I64,
+     AT(wrong_answers),
+     .fallback = "2",
+     .min = 0,
+     .max = 100,
+     .group = "Objective",
+     .help = "wrong answers made for each GSM8K problem: another problem's, perturbed numbers, by turns"},
+    {.name = "gsm8k_solutions",
+     .type = PL_OPT_STR,
+     AT(gsm8k_solutions),
+     .metavar = "FILE",
+     .help = "models' solutions (question, and objects with solution and is_correct) to train on as well"},
+    DISABLE_DROPOUT,
+    SCORE_ROWS,
+    {0}};
 
 const pl_option pl_sft_option_rows[] = {
     {.name = "dataset_text_field",

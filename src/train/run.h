@@ -23,6 +23,7 @@ typedef struct pl_run {
     pl_model model;
     pl_tokenizer *tokenizer;
     pl_dataset *train, *eval; /* eval may be NULL */
+    pl_buf made[2];           /* JSON lines that were made of GSM8K problems: to train and to evaluate on */
     int64_t max_length;       /* tokens of a row at most; packed: of a bin */
     pl_bins bins;             /* of train when it is packed, else none */
     pl_peft_config peft;
@@ -60,6 +61,12 @@ void pl_run_close(pl_run *r);
 int pl_run_open_dir(pl_run *r, pl_error *err);
 /* Gives the rows the mismatched answers of an epoch, where the objective has such and they have others. */
 int pl_run_pair_epoch(pl_run *r, int64_t epoch, pl_error *err);
+/* The labelled rows of a GSM8K file into *made and *out (verifier_rows.c); *is false: it is another file. eval: rows to
+ * evaluate on, with other wrong answers, and without gsm8k_solutions. */
+int pl_run_gsm8k(pl_dataset **out, pl_run *r, bool eval, bool *is, const char *path, const pl_data_options *o,
+                 pl_error *err);
+/* The rows that were made, into the run directory: what was trained on can be read. */
+int pl_run_write_made(const pl_run *r, pl_error *err);
 /* With a score head: what the scores of the last evaluation are worth, into v and <out>/report.json (report.c). */
 int pl_run_report(const pl_run *r, pl_values *v, pl_error *err);
 /* config.yaml in the run directory. */

@@ -38,12 +38,14 @@ static int64_t length_limit(const pl_run *r) {
     return limit;
 }
 
-static int load_rows(pl_dataset **out, const pl_run *r, const char *name, const char *split, const pl_data_options *o,
+static int load_rows(pl_dataset **out, pl_run *r, const char *name, const char *split, const pl_data_options *o,
                      pl_error *err) {
     const pl_data_cache cache = {r->cache_dir, r->c->overwrite_cache};
     char *path = NULL;
+    bool made = false;
     int rc = pl_dataset_resolve(&path, name, split, err);
-    if (rc == 0) rc = pl_dataset_open(out, path, o, r->tokenizer, r->model.arch.V, &cache, err);
+    if (rc == 0 && strcmp(r->command, "verifier") == 0) rc = pl_run_gsm8k(out, r, out == &r->eval, &made, path, o, err);
+    if (rc == 0 && !made) rc = pl_dataset_open(out, path, o, r->tokenizer, r->model.arch.V, &cache, err);
     if (rc == 0) pl_dataset_log(*out, path);
     pl_free(path);
     return rc;
@@ -622,6 +624,7 @@ int pl_run_open(pl_run *r, pl_error *err) {
     PL_GO(rc, pl_schedule_init(&r->schedule, r->c, r->bins.n ? r->bins.n : r->train->n, err));
     if (r->bins.n) PL_GO(rc, pl_schedule_pack(&r->schedule, &r->bins, err));
     PL_GO(rc, pl_run_open_dir(r, err));
+    PL_GO(rc, pl_run_write_made(r, err));
     PL_GO(rc, take_memory(r, err));
     PL_GO(rc, fill_policy(r, err));
     bind_reference(r);
@@ -644,6 +647,8 @@ void pl_run_close(pl_run *r) {
     pl_free(r->cached_eval);
     pl_free(r->in_order);
     pl_free(r->scores);
+    pl_buf_release(&r->made[0]);
+    pl_buf_release(&r->made[1]);
     pl_free(r->score_tokens);
     pl_reference_release(&r->reference);
     pl_trainable_release(&r->policy);
