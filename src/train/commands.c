@@ -60,7 +60,8 @@
     }
 #define OLD_LENGTH_ROWS                                                                                                \
     PL_ROW_LATER_I64("max_completion_length", NULL), PL_ROW_LATER_I64("max_target_length", NULL),                      \
-        PL_ROW_LATER_BOOL("generate_during_eval"), PL_ROW_LATER_F64("neftune_noise_alpha", NULL)
+        PL_ROW_LATER_BOOL("generate_during_eval"), PL_ROW_LATER_TRIBOOL("is_encoder_decoder"),                         \
+        PL_ROW_LATER_F64("neftune_noise_alpha", NULL)
 
 const pl_option pl_dpo_option_rows[] = {
     LOSS_TYPE("sigmoid|cdpo|hinge|ipo|sigmoid_norm|exo_pair|nca_pair|robust|bco_pair|sppo_hard|aot|aot_unpaired|"

@@ -1,7 +1,7 @@
-"""tests/golden/trl/options.json: the names and defaults of everything that TRL's parsers take for DPO and SFT.
+"""tests/golden/trl/options.json: the names and defaults of everything that TRL's trainers take.
 
-{"dpo": {name: default, ...}, "sft": {...}}: the fields of ScriptArguments, DPOConfig or SFTConfig (and so TrainingArguments) and
-ModelConfig, as `trl dpo` and `trl sft` read them. Of two dataclasses with one name the first in that order counts.
+{"dpo": {name: default, ...}, ...}: the fields of ScriptArguments, the trainer's config (and so TrainingArguments) and
+ModelConfig, as `trl dpo` and the other commands read them. Of two dataclasses with one name the first in that order counts.
 """
 
 import dataclasses
@@ -10,7 +10,9 @@ from common import GOLDEN, check_versions, write_json
 
 check_versions("torch", "transformers", "trl", "peft")
 
-from trl import DPOConfig, ModelConfig, ScriptArguments, SFTConfig  # noqa: E402
+from trl import DPOConfig, KTOConfig, ModelConfig, RewardConfig, ScriptArguments, SFTConfig  # noqa: E402
+from trl.experimental.cpo import CPOConfig  # noqa: E402
+from trl.experimental.orpo import ORPOConfig  # noqa: E402
 
 
 def default_of(field):
@@ -33,5 +35,9 @@ write_json(
     {
         "dpo": fields_of(ScriptArguments, DPOConfig, ModelConfig),
         "sft": fields_of(ScriptArguments, SFTConfig, ModelConfig),
+        "kto": fields_of(ScriptArguments, KTOConfig, ModelConfig),
+        "orpo": fields_of(ScriptArguments, ORPOConfig, ModelConfig),
+        "cpo": fields_of(ScriptArguments, CPOConfig, ModelConfig),
+        "reward": fields_of(ScriptArguments, RewardConfig, ModelConfig),
     },
 )
