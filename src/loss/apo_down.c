@@ -1,4 +1,4 @@
-/* apo_down.c: Anchored Preference Optimization, down, arXiv:2408.06266: both answers down, the rejected one more:
+/* apo_down.c: Anchored Preference Optimization, down, arXiv:2408.06266 eq. 8: both answers down, the rejected one more:
  *   sigmoid(beta a_c) + 1 - sigmoid(beta (a_c - a_r)). */
 #include "loss/pairs.h"
 
@@ -14,4 +14,4 @@ static int run(pl_loss_out *out, const pl_loss_in *in, const pl_loss_params *p, 
     return pl_pairs_run(out, in, p, of_pair, err);
 }
 
-const pl_objective pl_objective_dpo_apo_down = PL_DPO_ROW("apo_down", "arXiv:2408.06266 eq. 7", run, .params = params);
+const pl_objective pl_objective_dpo_apo_down = PL_DPO_ROW("apo_down", "arXiv:2408.06266 eq. 8", run, .params = params);

@@ -1,5 +1,5 @@
-/* apo_zero.c: Anchored Preference Optimization, zero, arXiv:2408.06266: chosen up, rejected down, each against the
- * reference: 1 - sigmoid(beta a_c) + sigmoid(beta a_r). */
+/* apo_zero.c: Anchored Preference Optimization, zero, arXiv:2408.06266 eq. 7: chosen up, rejected down, each against
+ * the reference: 1 - sigmoid(beta a_c) + sigmoid(beta a_r). */
 #include "loss/pairs.h"
 
 static const char *const params[] = {"beta", "use_weighting", "ld_alpha", NULL};
@@ -14,4 +14,4 @@ static int run(pl_loss_out *out, const pl_loss_in *in, const pl_loss_params *p, 
     return pl_pairs_run(out, in, p, of_pair, err);
 }
 
-const pl_objective pl_objective_dpo_apo_zero = PL_DPO_ROW("apo_zero", "arXiv:2408.06266 eq. 6", run, .params = params);
+const pl_objective pl_objective_dpo_apo_zero = PL_DPO_ROW("apo_zero", "arXiv:2408.06266 eq. 7", run, .params = params);

@@ -1,4 +1,4 @@
-/* bco.c: Binary Classifier Optimization, arXiv:2404.04656 eq. 11, with r = beta times the log-ratio:
+/* bco.c: Binary Classifier Optimization, arXiv:2404.04656 section 4, with r = beta times the log-ratio:
  *   desirable  -log sigmoid(r - delta),   undesirable  -log sigmoid(-(r - delta)).
  * delta is the running mean of all rewards that training has seen, brought up to date before a group of
  * per_device_train_batch_size rows uses it and left alone in evaluation, as TRL 1.13 did; checkpoints keep it. */
@@ -35,7 +35,7 @@ static void measure(pl_metric *m, const pl_loss_in *in, const pl_loss_params *p)
 
 const pl_objective pl_objective_bco = {.command = "bco",
                                        .name = "bco",
-                                       .paper = "arXiv:2404.04656 eq. 11",
+                                       .paper = "arXiv:2404.04656 section 4",
                                        .rows = PL_LOSS_LABELLED,
                                        .coupling = PL_COUPLED_GROUP,
                                        .reference = true,

@@ -1,4 +1,4 @@
-/* bco_pair.c: Binary Classifier Optimization on pairs, arXiv:2404.04656 eq. 10, without the reward shift, as TRL has
+/* bco_pair.c: Binary Classifier Optimization on pairs, arXiv:2404.04656 section 4, without the reward shift, as TRL has
  * it: -log sigmoid(beta a_c) - log sigmoid(-beta a_r). With the shift: plumb bco. */
 #include "loss/pairs.h"
 
@@ -14,4 +14,5 @@ static int run(pl_loss_out *out, const pl_loss_in *in, const pl_loss_params *p, 
     return pl_pairs_run(out, in, p, of_pair, err);
 }
 
-const pl_objective pl_objective_dpo_bco_pair = PL_DPO_ROW("bco_pair", "arXiv:2404.04656 eq. 10", run, .params = params);
+const pl_objective pl_objective_dpo_bco_pair =
+    PL_DPO_ROW("bco_pair", "arXiv:2404.04656 section 4", run, .params = params);

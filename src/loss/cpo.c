@@ -1,9 +1,16 @@
-/* cpo.c: Contrastive Preference Optimization, arXiv:2401.08417 eq. 4, and its relatives without a reference:
- *   preference(r_c - r_r) + cpo_alpha NLL of the chosen answer,
+/* cpo.c: Contrastive Preference Optimization, arXiv:2401.08417 section 3, and its relatives without a reference:
+ *
+ *   preference(x) + cpo_alpha NLL of the chosen answer, x = r_c - r_r,
+ *
  * r the log-prob of an answer, summed (sigmoid, hinge) or per token (ipo, simpo, alphapo); with alpha = a != 0
- * AlphaPO's reward (1 - p^-a) / a of it, arXiv:2501.03884. sigmoid  -(1 - e) log sigmoid(beta x) - e log sigmoid(-beta
- * x), e = label_smoothing simpo    the same with x - simpo_gamma / beta, arXiv:2405.14734 eq. 6 hinge    max(0, 1 -
- * beta x);  ipo  (x - 1 / (2 beta))^2 After TRL's CPOTrainer. */
+ * AlphaPO's reward (1 - p^-a) / a of it, arXiv:2501.03884. The preference, with e = label_smoothing:
+ *
+ *   sigmoid         -(1 - e) log sigmoid(beta x) - e log sigmoid(-beta x)
+ *   simpo, alphapo  the same with x - simpo_gamma / beta for x, arXiv:2405.14734 eq. 6
+ *   hinge           max(0, 1 - beta x)
+ *   ipo             (x - 1 / (2 beta))^2
+ *
+ * After TRL's CPOTrainer. */
 #include "loss/objective.h"
 
 enum { CHOSEN, REJECTED, ACCURACIES, MARGINS, LOGPS_CHOSEN, LOGPS_REJECTED, NLL, METRICS };
@@ -100,10 +107,10 @@ static void measure(pl_metric *m, const pl_loss_in *in, const pl_loss_params *p,
                                                   .run = run_##NAME,                                                   \
                                                   .measure = measure_##NAME}
 
-CPO(sigmoid, "sigmoid", "arXiv:2401.08417 eq. 4", of_sigmoid, false, p->cpo_alpha, "cpo_alpha", "label_smoothing");
-CPO(hinge, "hinge", "arXiv:2305.10425 eq. 7", of_hinge, false, p->cpo_alpha, "cpo_alpha");
+CPO(sigmoid, "sigmoid", "arXiv:2401.08417 section 3", of_sigmoid, false, p->cpo_alpha, "cpo_alpha", "label_smoothing");
+CPO(hinge, "hinge", "arXiv:2305.10425 section 2", of_hinge, false, p->cpo_alpha, "cpo_alpha");
 CPO(ipo, "ipo", "arXiv:2310.12036 eq. 17, without a reference", of_ipo, true, p->cpo_alpha, "cpo_alpha");
 CPO(simpo, "simpo", "arXiv:2405.14734 eq. 6", of_simpo, true, p->cpo_alpha, "cpo_alpha", "simpo_gamma",
     "label_smoothing");
 /* TRL: alphapo is simpo without the NLL */
-CPO(alphapo, "alphapo", "arXiv:2501.03884 eq. 5", of_simpo, true, 0.0, "simpo_gamma", "label_smoothing");
+CPO(alphapo, "alphapo", "arXiv:2501.03884", of_simpo, true, 0.0, "simpo_gamma", "label_smoothing");

@@ -1,6 +1,7 @@
-/* discopop.c: DiscoPOP, the log-ratio modulated loss, arXiv:2406.08414:
+/* discopop.c: DiscoPOP, the log-ratio modulated loss, arXiv:2406.08414 eq. 5:
  *   (1 - m) (-log sigmoid(z)) + m exp(-z), m = sigmoid(z / tau), z = beta (score_c - score_r).
- * m exp(-z) is taken as one exponential, so that a large -z gives its limit, not 0 times infinity. */
+ * For tau < (1 - log 2) / 3 = 0.102 it grows with z around z = 0: the loss as published, not a slip. m exp(-z) is taken
+ * as one exponential, so that a large -z gives its limit, not 0 times infinity. */
 #include "loss/pairs.h"
 
 static const char *const params[] = {
@@ -19,4 +20,4 @@ static int run(pl_loss_out *out, const pl_loss_in *in, const pl_loss_params *p, 
 }
 
 const pl_objective pl_objective_dpo_discopop =
-    PL_DPO_ROW("discopop", "arXiv:2406.08414 eq. 2", run, .params = params, .divergence = true);
+    PL_DPO_ROW("discopop", "arXiv:2406.08414 eq. 5", run, .params = params, .divergence = true);

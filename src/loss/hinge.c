@@ -1,4 +1,4 @@
-/* hinge.c: SLiC's hinge on the normalised likelihood, as in RSO (arXiv:2309.06657):
+/* hinge.c: SLiC's hinge (arXiv:2305.10425) on log-ratios, RSO's hinge-norm (arXiv:2309.06657):
  *   max(0, 1 - beta (score_c - score_r)); at the kink the slope is 0, as PyTorch's relu. */
 #include "loss/pairs.h"
 
@@ -15,4 +15,4 @@ static int run(pl_loss_out *out, const pl_loss_in *in, const pl_loss_params *p, 
 }
 
 const pl_objective pl_objective_dpo_hinge =
-    PL_DPO_ROW("hinge", "arXiv:2305.10425 eq. 7, arXiv:2309.06657", run, .params = params, .divergence = true);
+    PL_DPO_ROW("hinge", "arXiv:2309.06657 after arXiv:2305.10425", run, .params = params, .divergence = true);

@@ -1,6 +1,9 @@
-/* kto.c: Kahneman-Tversky Optimization, arXiv:2402.01306 eq. 8, with a the log-ratio of a row:
+/* kto.c: Kahneman-Tversky Optimization, arXiv:2402.01306 eq. 8 (eq. 7 of its first version). With a the log-ratio of a
+ * row:
+ *
  *   desirable    w_d (1 - sigmoid(beta (a - z)))
  *   undesirable  w_u (1 - sigmoid(beta (z - a)))
+ *
  * z = max(0, mean of the log-ratios of mismatched answers): over the optimizer step, or over each micro-batch of
  * per_device_train_batch_size rows (kl_pairing batch), as in TRL. No gradient flows through z, and it is not divided by
  * beta or the length. apo_zero_unpaired (arXiv:2408.06266, as TRL has it) is the same with z = 0. */

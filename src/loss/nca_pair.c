@@ -1,4 +1,4 @@
-/* nca_pair.c: Noise Contrastive Alignment for pairs, arXiv:2402.05369 eq. 13, on raw log-ratios a:
+/* nca_pair.c: Noise Contrastive Alignment for pairs, arXiv:2402.05369 section 4.1, on raw log-ratios a:
  *   -log sigmoid(beta a_c) - log sigmoid(-beta a_c) / 2 - log sigmoid(-beta a_r) / 2. */
 #include "loss/pairs.h"
 
@@ -14,4 +14,5 @@ static int run(pl_loss_out *out, const pl_loss_in *in, const pl_loss_params *p, 
     return pl_pairs_run(out, in, p, of_pair, err);
 }
 
-const pl_objective pl_objective_dpo_nca_pair = PL_DPO_ROW("nca_pair", "arXiv:2402.05369 eq. 13", run, .params = params);
+const pl_objective pl_objective_dpo_nca_pair =
+    PL_DPO_ROW("nca_pair", "arXiv:2402.05369 section 4.1", run, .params = params);

@@ -1,8 +1,10 @@
 /* orpo.c: Odds Ratio Preference Optimization, arXiv:2403.07691 eq. 6, 7: likelihood of the chosen answer plus the log
- * of the odds ratio of both answers' mean token probabilities P = exp(mean log-prob): NLL - beta log sigmoid(log(P_c /
- * (1 - P_c)) - log(P_r / (1 - P_r))),   beta = the paper's lambda. The NLL counts prompt and answer of the chosen row,
- * as TRL's and the authors' code do (orpo_nll prompt), or the answer alone (orpo_nll completion), as the paper writes
- * it. */
+ * of the odds ratio of both answers' mean token probabilities P = exp(mean log-prob):
+ *
+ *   NLL - beta log sigmoid(log(P_c / (1 - P_c)) - log(P_r / (1 - P_r))),   beta = the paper's lambda.
+ *
+ * The NLL counts prompt and answer of the chosen row, as TRL's and the authors' code do (orpo_nll prompt), or the
+ * answer alone (orpo_nll completion), as the paper writes it. */
 #include "loss/objective.h"
 
 static const char *const params[] = {"beta", "orpo_nll", NULL};

@@ -14,7 +14,7 @@ static void score_alpha(pl_side *s, double alpha) {
     s->score = expm1(e > EXPONENT_MAX ? EXPONENT_MAX : e) / (alpha - 1);
 }
 
-/* arXiv:2309.16240, table 1: the derivative of f at the ratio of probabilities, up to a constant that is TRL's. */
+/* arXiv:2309.16240: the derivative of f at the ratio of probabilities, up to a constant that is TRL's. */
 static void score(pl_side *s, const pl_loss_params *p) {
     switch (p->f_divergence_type) {
     case PL_DIV_FORWARD_KL:

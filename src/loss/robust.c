@@ -1,4 +1,4 @@
-/* robust.c: robust DPO, arXiv:2403.00409 eq. 12: unbiased under labels that are flipped with probability e =
+/* robust.c: robust DPO, arXiv:2403.00409 section 3.1: unbiased under labels that are flipped with probability e =
  * label_smoothing:
  *   (-(1 - e) log sigmoid(z) + e log sigmoid(-z)) / (1 - 2 e). */
 #include "loss/pairs.h"
@@ -17,4 +17,4 @@ static int run(pl_loss_out *out, const pl_loss_in *in, const pl_loss_params *p, 
 }
 
 const pl_objective pl_objective_dpo_robust =
-    PL_DPO_ROW("robust", "arXiv:2403.00409 eq. 12", run, .params = params, .divergence = true);
+    PL_DPO_ROW("robust", "arXiv:2403.00409 section 3.1", run, .params = params, .divergence = true);

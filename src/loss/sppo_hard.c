@@ -1,4 +1,4 @@
-/* sppo_hard.c: Self-Play Preference Optimization with hard labels, arXiv:2405.00675 eq. 4.8, on raw log-ratios a:
+/* sppo_hard.c: Self-Play Preference Optimization with hard labels, arXiv:2405.00675 algorithm 1, on raw log-ratios a:
  *   (a_c - 1 / (2 beta))^2 + (a_r + 1 / (2 beta))^2. */
 #include "loss/pairs.h"
 
@@ -14,4 +14,4 @@ static int run(pl_loss_out *out, const pl_loss_in *in, const pl_loss_params *p, 
 }
 
 const pl_objective pl_objective_dpo_sppo_hard =
-    PL_DPO_ROW("sppo_hard", "arXiv:2405.00675 eq. 4.8", run, .params = params);
+    PL_DPO_ROW("sppo_hard", "arXiv:2405.00675 algorithm 1", run, .params = params);
