@@ -120,6 +120,20 @@ for loss in sigmoid hinge ipo simpo alphapo; do
   ordered "cpo_$loss" cpo "$work/pairs8.jsonl" "$work/pairs.jsonl" --loss_type $loss
 done
 
+# References: one that moves (kept in checkpoints), with all weights and with LoRA; none; the policy itself; an adapter.
+sync=(--sync_ref_model --ref_model_sync_steps 2 --ref_model_mixup_alpha 0.6)
+equivalent moving none dpo pairs "${sync[@]}"
+equivalent moving_lora none dpo pairs "${sync[@]}" --use_peft --lora_target_modules all-linear
+equivalent none none dpo pairs --reference none
+equivalent given none dpo pairs --ref_adapter runs/dpo_lora/adapter_init
+cached given dpo pairs --ref_adapter runs/dpo_lora/adapter_init
+equivalent current none dpo pairs --reference current
+# ... which keeps the loss at ln 2 and begins with DPO's gradient
+[ "$(grep -c '"loss": 0.69314718055994' "$work/current/metrics.jsonl")" = 6 ] || fail "reference current: a loss that is not ln 2"
+[ "$(head -n 1 "$work/current/metrics.jsonl" | grep -o '"grad_norm": [^,]*')" = \
+  "$(head -n 1 "$work/sigmoid/metrics.jsonl" | grep -o '"grad_norm": [^,]*')" ] || fail "reference current: not DPO's first gradient"
+"$compare_log" near 1e-6 "$work/moving/metrics.jsonl" "$work/sigmoid/metrics.jsonl" >/dev/null && fail "the reference never moves"
+
 # the comparisons can fail
 "$compare_log" near 1e-6 "$work/hinge/metrics.jsonl" "$work/sigmoid/metrics.jsonl" >/dev/null && fail "other losses pass"
 "$compare_log" same "$work/kto_random/metrics.jsonl" "$work/kto_fixed/metrics.jsonl" >/dev/null &&

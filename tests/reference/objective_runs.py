@@ -40,6 +40,8 @@ RUNS = {
     "dpo_aot": {**DPO, "loss_type": "aot", "label_smoothing": 0.05},
     "dpo_wpo": {**DPO, "use_weighting": True, "learning_rate": 1.0e-3},
     "dpo_sppo": {**DPO, "loss_type": "sppo_hard", "beta": 0.3, "learning_rate": 4.0e-5},
+    "dpo_sync": {**DPO, "sync_ref_model": True, "ref_model_mixup_alpha": 0.6, "ref_model_sync_steps": 4, "beta": 0.3,
+                 "learning_rate": 5.0e-4},
     "dpo_exo": {**DPO, **LORA, "loss_type": "exo_pair", "label_smoothing": 0.01, "learning_rate": 2.0e-3, "lora_dropout": 0.0},
     "kto_full": {**ROWS, "beta": 0.1, "learning_rate": 5.0e-4},
     "kto_weights": {**ROWS, "model_name_or_path": "qwen2", "beta": 0.2, "desirable_weight": 1.2, "undesirable_weight": 0.8,
