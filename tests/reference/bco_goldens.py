@@ -3,8 +3,9 @@
   python tests/reference/bco_goldens.py      (in an environment of its own: requirements.txt with trl==1.13.0, joblib, scikit-learn)
 
 BCO left TRL after 1.13.0. get_batch_loss_metrics is TRL's; its forward() is replaced by one that sums the given log-probs, so that no
-logits are needed. What its log() makes of the stored sums, counts and deltas is written anew in logged(). RunningMoments.update() rounds means and variances to float32, which is switched off here (wide() in
-objective_stubs.py), so `delta` is the mean of all rewards seen so far in double; TRL's own is within float32's rounding of it.
+logits are needed. What TRL's log() makes of the stored sums, counts and deltas is written anew in logged(). RunningMoments.update()
+rounds means and variances to float32, which is switched off here (wide() in objective_stubs.py), so `delta` is the mean of all rewards
+seen so far in double; TRL's own is within float32's rounding of it.
 Pinned: torch 2.13.0, transformers 5.23.0, trl 1.13.0.
 """
 
