@@ -39,6 +39,7 @@ out:
 
 void pl_generator_free(pl_generator *g) {
     if (!g) return;
+    pl_hot_release(&g->hot);
     pl_session_close(&g->session);
     pl_free(g);
 }

@@ -3,6 +3,7 @@
 #define PL_GENERATOR_H
 
 #include "gen/engine.h"
+#include "gen/hot.h"
 #include "gen/sampler.h"
 #include "gen/session.h"
 #include "model/machine.h"
@@ -16,6 +17,7 @@ struct pl_generator {
     pl_generate_options options; /* strings borrowed */
     pl_session session;
     pl_sampling sampling;
+    pl_hot hot;
     int64_t eos[PL_MAX_EOS + 1];
     int neos;
     char words[160];

@@ -106,11 +106,19 @@ static int take_token(pl_gen_job *j, pl_gen_sequence *s, pl_error *err) {
     return rc;
 }
 
+/* The copy serves steps whose rows are so few that bits do not depend on it. */
+static const pl_weights *step_weights(pl_gen_job *j) {
+    pl_generator *g = j->g;
+    const pl_model *m = &g->session.model;
+    bool few = j->engine.forest.T <= pl_gemm_few_rows(g->backend.gemm, g->backend.bf16, m->stored.head.type);
+    return few ? pl_hot_weights(&g->hot, m, &g->backend, (int64_t)j->arena.capacity) : &m->stored;
+}
+
 static int step(pl_gen_job *j, pl_error *err) {
     const pl_session *s = &j->g->session;
     int rc = pl_model_check(&s->model, err);
     if (rc == 0) rc = fill_step(j, err);
-    if (rc == 0) rc = pl_engine_run(&j->engine, &s->model.stored, pl_session_lora(s), err);
+    if (rc == 0) rc = pl_engine_run(&j->engine, step_weights(j), pl_session_lora(s), err);
     for (int64_t i = 0; rc == 0 && i < j->width; i++)
         if (j->sequences[i].active) rc = take_token(j, &j->sequences[i], err);
     j->stats.steps++;

@@ -75,14 +75,34 @@ int pl_gemm_run(pl_gemm *g, const pl_gemm_call *call, pl_error *err) {
     int rc = check(call, err);
     if (rc || call->m == 0 || call->n == 0) return rc;
 #if PL_GEMM_HAS_DNNL
-    if (g->fast && call->k > 0 && call->lane == 0) return pl_gemm_blocks_run(g->fast, call, err);
+    if (g->fast && call->k > 0 && call->lane == 0) return pl_gemm_blocks_run(g->fast, call, 1, err);
     if (g->fast && call->k > 0) {
         if (!g->lanes[call->lane - 1])
             return PL_FAIL(err, PL_E_INTERNAL, "matrix product: lane %d is not prepared", call->lane);
-        return pl_gemm_blocks_run(g->lanes[call->lane - 1], call, err);
+        return pl_gemm_blocks_run(g->lanes[call->lane - 1], call, 1, err);
     }
 #endif
     pl_gemm_ref_run(g->ops, call);
+    return 0;
+}
+
+int pl_gemm_run_all(pl_gemm *g, const pl_gemm_call *calls, int n, pl_error *err) {
+    int rc = 0;
+#if PL_GEMM_HAS_DNNL
+    bool shared = g->fast != NULL;
+    for (int i = 0; i < n; i++) shared = shared && calls[i].lane == 0 && calls[i].m > 0 && calls[i].k > 0;
+    for (int i = 0; shared && rc == 0 && i < n; i++) rc = check(&calls[i], err);
+    if (shared) return rc ? rc : pl_gemm_blocks_run(g->fast, calls, n, err);
+#endif
+    for (int i = 0; rc == 0 && i < n; i++) rc = pl_gemm_run(g, &calls[i], err);
+    return rc;
+}
+
+int64_t pl_gemm_few_rows(const pl_gemm *g, bool bf16, pl_dtype b_type) {
+#if PL_GEMM_HAS_DNNL
+    if (g->fast) return pl_gemm_blocks_few(g->fast, bf16, b_type);
+#endif
+    PL_UNUSED(g), PL_UNUSED(bf16), PL_UNUSED(b_type);
     return 0;
 }
 

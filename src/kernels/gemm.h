@@ -56,6 +56,11 @@ void pl_gemm_free(pl_gemm *g);
  * all lanes up to that one. */
 int pl_gemm_prepare(pl_gemm *g, const pl_gemm_call *shape, pl_error *err);
 int pl_gemm_run(pl_gemm *g, const pl_gemm_call *call, pl_error *err);
+/* calls[0..n) with the same A, m, k, kind Y and lane: with few rows the threads meet once, not after each. */
+int pl_gemm_run_all(pl_gemm *g, const pl_gemm_call *calls, int n, pl_error *err);
+/* Products Y of at most so many rows read the weights once, as they are stored, and without oneDNN; a row's bits then
+ * depend neither on the other rows nor on whether weights that are rounded to bf16 are stored so already. */
+int64_t pl_gemm_few_rows(const pl_gemm *g, bool bf16, pl_dtype b_type);
 /* Bytes held: conversion scratch and primitives (measured estimate), for the plan. */
 size_t pl_gemm_bytes(const pl_gemm *g);
 /* "oneDNN 2.6.3", "reference"; and whether bf16 products run natively. Static text. */

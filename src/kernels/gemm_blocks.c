@@ -7,6 +7,7 @@
  * oneDNN. */
 #include "kernels/gemm_impl.h"
 #include "kernels/loop.h"
+#include "kernels/ref/ref.h"
 
 #if PL_GEMM_HAS_DNNL
 #include <string.h>
@@ -25,6 +26,7 @@ enum {
 struct pl_gemm_blocks {
     pl_dnnl *dnnl;
     const pl_gemm_rows *rows;
+    bool alone;
     int64_t tile_elems;
     void *a, *b; /* converted operands */
     size_t a_bytes, b_bytes;
@@ -46,6 +48,7 @@ int pl_gemm_blocks_new(pl_gemm_blocks **out, pl_cpu_level level, bool alone, pl_
     PL_GO(rc, PL_NEW(&g, 1, err));
     PL_GO(rc, pl_dnnl_new(&g->dnnl, level, alone, err));
     g->tile_elems = alone ? TILE_ELEMS_ALONE : TILE_ELEMS;
+    g->alone = alone;
     g->rows = level >= PL_CPU_AVX512 ? &pl_gemm_rows_avx512 : &pl_gemm_rows_avx2;
     *out = g;
     g = NULL;
@@ -225,39 +228,88 @@ out:
 
 /* --- few rows ------------------------------------------------------------------------------------------------------
  */
-/* Up to so many rows the weights are multiplied as they are read, PL_GEMM_FEW rows at a time: beyond, oneDNN is faster
- * (measured), the later where weights would have to be converted for it. */
+/* Up to so many rows the weights are multiplied as they are read, a handful of rows at a time: beyond, oneDNN is faster
+ * (measured), the later where weights would have to be converted for it, or where bf16 is multiplied in pairs. */
 enum { FEW_ROWS = 8, FEW_ROWS_CONVERTED = 16 };
+enum { STEP = 16 }; /* rows of the weights at a time: they stay in the cache from one handful to the next */
 
-static bool is_few(const job *j) {
-    return j->call->kind == PL_GEMM_Y && j->call->m <= (j->convert_b ? FEW_ROWS_CONVERTED : FEW_ROWS);
+static int64_t few_of(const job *j) {
+    return j->convert_b || j->bf16 ? FEW_ROWS_CONVERTED : FEW_ROWS;
 }
 
-/* Rows [0, m) of a with rows [n0, n0 + n) of the weights, which stay in the cache from one handful of rows to the next.
- */
-static void few_rows_tile(const job *j, const float *a, int64_t lda, int64_t n0, int64_t n) {
+static bool is_few(const job *j) { return j->call->kind == PL_GEMM_Y && j->call->m <= few_of(j); }
+
+int64_t pl_gemm_blocks_few(const pl_gemm_blocks *g, bool bf16, pl_dtype type) {
+    pl_gemm_call call = {.kind = PL_GEMM_Y, .bf16 = bf16, .b_type = type};
+    pl_gemm_blocks any = *g;
+    job j = job_of(&any, &call, true);
+    return few_of(&j);
+}
+
+/* All rows of a, as `few_operand` left it, with rows [n0, n0 + n) of the weights. */
+static void few_rows_tile(const job *j, const void *a, int64_t lda, int64_t n0, int64_t n) {
     const pl_gemm_call *c = j->call;
+    const pl_gemm_rows *rows = j->g->rows;
     const char *b = (const char *)c->b + (size_t)(n0 * c->ldb) * pl_dtype_bytes(c->b_type);
+    if (j->bf16) {
+        for (int64_t m0 = 0; m0 < c->m; m0 += PL_GEMM_FEW_PAIRS)
+            pl_gemm_dots_pairs(c->c + m0 * c->ldc + n0, c->ldc, c->accumulate, (const uint16_t *)a + m0 * lda, lda,
+                               PL_MIN(PL_GEMM_FEW_PAIRS, c->m - m0), b, c->b_type, c->ldb, n, c->k);
+        return;
+    }
     for (int64_t m0 = 0; m0 < c->m; m0 += PL_GEMM_FEW)
-        j->g->rows->dots(c->c + m0 * c->ldc + n0, c->ldc, c->accumulate, a + m0 * lda, lda,
-                         PL_MIN(PL_GEMM_FEW, c->m - m0), b, c->b_type, c->bf16, c->ldb, n, c->k);
+        rows->dots(c->c + m0 * c->ldc + n0, c->ldc, c->accumulate, (const float *)a + m0 * lda, lda,
+                   PL_MIN(PL_GEMM_FEW, c->m - m0), b, c->b_type, c->bf16, c->ldb, n, c->k);
 }
 
-static int few_rows(const job *j, pl_error *err) {
+/* The rows of A as they are multiplied: in f32, rounded to bf16 in f32, or in bf16. */
+static int few_operand(const job *j, const void **a, int64_t *lda, pl_error *err) {
     pl_gemm_blocks *g = j->g;
     const pl_gemm_call *c = j->call;
-    const float *a = c->a;
-    int64_t lda = c->lda, step = 32;
-    if (c->bf16) {
-        int rc = reserve(&g->a, &g->a_bytes, FEW_ROWS_CONVERTED, c->k, sizeof(float), err);
-        if (rc) return rc;
-        for (int64_t i = 0; i < c->m && !j->dry; i++)
-            g->rows->to_f32((float *)g->a + i * c->k, c->a + i * lda, PL_F32, true, c->k);
-        a = g->a;
-        lda = c->k;
+    *a = c->a;
+    *lda = c->lda;
+    if (!c->bf16) return 0;
+    int rc = reserve(&g->a, &g->a_bytes, FEW_ROWS_CONVERTED, c->k, sizeof(float), err);
+    if (rc) return rc;
+    for (int64_t i = 0; i < c->m && !j->dry; i++) {
+        if (j->bf16)
+            g->rows->to_bf16((uint16_t *)g->a + i * c->k, c->a + i * c->lda, PL_F32, c->k);
+        else
+            g->rows->to_f32((float *)g->a + i * c->k, c->a + i * c->lda, PL_F32, true, c->k);
     }
-    if (j->dry) return 0;
-    PL_LOOP(c->n * c->k > SERIAL_ELEMS, n0, c->n, step, { few_rows_tile(j, a, lda, n0, PL_MIN(step, c->n - n0)); });
+    *a = g->a;
+    *lda = c->k;
+    return 0;
+}
+
+static int64_t few_tiles(const pl_gemm_call *c) { return (c->n + STEP - 1) / STEP; }
+
+/* Part i of `parts` of every product: its share of the rows of each matrix, in order. */
+static void few_rows_part(const job *jobs, int n, const void *a, int64_t lda, int64_t i, int64_t parts) {
+    for (int call = 0; call < n; call++) {
+        const pl_gemm_call *c = jobs[call].call;
+        int64_t tiles = few_tiles(c), end = pl_cut(tiles, i + 1, parts);
+        for (int64_t t = pl_cut(tiles, i, parts); t < end; t++)
+            few_rows_tile(&jobs[call], a, lda, t * STEP, PL_MIN(STEP, c->n - t * STEP));
+    }
+}
+
+static int64_t team(const pl_gemm_blocks *g) {
+#ifdef _OPENMP
+    return g->alone ? 1 : omp_get_max_threads();
+#else
+    PL_UNUSED(g);
+    return 1;
+#endif
+}
+
+static int few_rows(const job *jobs, int n, pl_error *err) {
+    const void *a;
+    int64_t lda, parts = team(jobs->g), work = 0;
+    int rc = few_operand(jobs, &a, &lda, err);
+    if (rc || jobs->dry) return rc;
+    for (int i = 0; i < n; i++) work += jobs[i].call->n * jobs[i].call->k;
+    PL_LOOP(work > SERIAL_ELEMS && parts > 1, i, parts, 1, { few_rows_part(jobs, n, a, lda, i, parts); });
     return 0;
 }
 
@@ -265,11 +317,23 @@ static int few_rows(const job *j, pl_error *err) {
  */
 static int walk(pl_gemm_blocks *g, const pl_gemm_call *call, bool dry, pl_error *err) {
     job j = job_of(g, call, dry);
-    if (is_few(&j)) return few_rows(&j, err);
+    if (is_few(&j)) return few_rows(&j, 1, err);
     return call->kind == PL_GEMM_DW ? weights(&j, err) : linear(&j, err);
 }
 
-int pl_gemm_blocks_run(pl_gemm_blocks *g, const pl_gemm_call *call, pl_error *err) { return walk(g, call, false, err); }
+int pl_gemm_blocks_run(pl_gemm_blocks *g, const pl_gemm_call *calls, int n, pl_error *err) {
+    enum { MOST = 8 };
+    job jobs[MOST];
+    bool few = n <= MOST;
+    for (int i = 0; few && i < n; i++) {
+        jobs[i] = job_of(g, &calls[i], false);
+        few = is_few(&jobs[i]);
+    }
+    if (few) return few_rows(jobs, n, err);
+    int rc = 0;
+    for (int i = 0; rc == 0 && i < n; i++) rc = walk(g, &calls[i], false, err);
+    return rc;
+}
 
 /* Every block length that some call of at most so many tokens can meet; DW adds up from its second block on. */
 int pl_gemm_blocks_prepare(pl_gemm_blocks *g, const pl_gemm_call *shape, pl_error *err) {

@@ -26,6 +26,11 @@ typedef struct pl_gemm_rows {
 } pl_gemm_rows;
 #define PL_GEMM_FEW 4
 extern const pl_gemm_rows pl_gemm_rows_avx2, pl_gemm_rows_avx512; /* kernels/cpu/<level>/gemm_rows.c */
+/* dots with native bf16: rows of a in bf16, b rounded to it, m <= PL_GEMM_FEW_PAIRS. kernels/cpu/avx512bf16/gemm_rows.c
+ */
+#define PL_GEMM_FEW_PAIRS 8
+void pl_gemm_dots_pairs(float *c, int64_t ldc, bool add, const uint16_t *a, int64_t lda, int64_t m, const void *b,
+                        pl_dtype type, int64_t ldb, int64_t n, int64_t k);
 
 /* gemm_dnnl.c: oneDNN matmul primitives by exact shape; the only file that knows oneDNN. */
 typedef struct pl_dnnl pl_dnnl;
@@ -51,7 +56,8 @@ typedef struct pl_gemm_blocks pl_gemm_blocks;
 int pl_gemm_blocks_new(pl_gemm_blocks **out, pl_cpu_level level, bool alone, pl_error *err);
 void pl_gemm_blocks_free(pl_gemm_blocks *b);
 int pl_gemm_blocks_prepare(pl_gemm_blocks *b, const pl_gemm_call *shape, pl_error *err);
-int pl_gemm_blocks_run(pl_gemm_blocks *b, const pl_gemm_call *call, pl_error *err);
+int pl_gemm_blocks_run(pl_gemm_blocks *b, const pl_gemm_call *calls, int n, pl_error *err); /* pl_gemm_run_all */
+int64_t pl_gemm_blocks_few(const pl_gemm_blocks *b, bool bf16, pl_dtype type);
 size_t pl_gemm_blocks_bytes(const pl_gemm_blocks *b);
 const pl_dnnl *pl_gemm_blocks_dnnl(const pl_gemm_blocks *b);
 #endif

@@ -98,15 +98,13 @@ static void store_kv(const pl_pass *p, const pl_layer_acts *s, int64_t layer) {
 static int qkv_forward(const pl_pass *p, int64_t layer, pl_error *err) {
     const pl_decoder *d = p->d;
     const pl_layer_acts *s = &d->acts[layer];
-    int rc;
+    real *const y[] = {s->q, s->k, s->v};
     norm(p, s->x0, s->rstd1, p->w->layers[layer].norm1);
-    PL_GO(rc, pl_linear_forward(p, layer, PL_LIN_Q, s->q, d->n, false, false, err));
-    PL_GO(rc, pl_linear_forward(p, layer, PL_LIN_K, s->k, d->n, false, true, err));
-    PL_GO(rc, pl_linear_forward(p, layer, PL_LIN_V, s->v, d->n, false, true, err));
+    int rc = pl_linear_forward_all(p, layer, PL_LIN_Q, PL_LEN(y), y, d->n, err);
+    if (rc) return rc;
     rope_qk(p, s->q, s->k, false);
     if (p->cache) store_kv(p, s, layer);
-out:
-    return rc;
+    return 0;
 }
 
 /* dq, dk, dv -> dn; n again. */
@@ -168,8 +166,8 @@ static int gate_up_forward(const pl_pass *p, int64_t layer, pl_error *err) {
     const pl_decoder *d = p->d;
     const pl_layer_acts *s = &d->acts[layer];
     norm(p, s->x1, s->rstd2, p->w->layers[layer].norm2);
-    int rc = pl_linear_forward(p, layer, PL_LIN_GATE, s->g, d->n, false, false, err);
-    return rc ? rc : pl_linear_forward(p, layer, PL_LIN_UP, s->u, d->n, false, true, err);
+    real *const y[] = {s->g, s->u};
+    return pl_linear_forward_all(p, layer, PL_LIN_GATE, PL_LEN(y), y, d->n, err);
 }
 
 static void activate(const pl_pass *p, int64_t layer) {

@@ -135,23 +135,43 @@ static const real *adapter_input(const pl_pass *p, int64_t layer, pl_lin which, 
 /* --- rows ---------------------------------------------------------------------------------------------------------
  */
 
+/* Bias and adapter's part on top of x W^T; the pass's rows. */
+static void add_rest(const pl_pass *p, int64_t layer, pl_lin which, const shape *s, real *y, const real *x) {
+    if (s->bias) p->d->backend.ops->add_bias(y, s->bias, p->T, s->out);
+    if (!s->lora) return;
+    real *low = low_of(p, layer, which, s->lora->r);
+    pl_product in = into_rank(p, s, low, adapter_input(p, layer, which, x, s->in), false);
+    pl_product out = out_of_rank(p, s, y, low, false, true);
+    multiply(p, &in);
+    multiply(p, &out);
+}
+
 int pl_linear_forward(const pl_pass *p, int64_t layer, pl_lin which, real *y, const real *x, bool accumulate,
                       bool same_x, pl_error *err) {
-    const pl_decoder *d = p->d;
     shape s = shape_of(p, layer, which);
     x += p->t0 * s.in;
     y += p->t0 * s.out;
     pl_gemm_call call = weight_y(p, &s, y, x, accumulate);
     call.same_a = same_x;
-    int rc = pl_gemm_run(d->backend.gemm, &call, err);
+    int rc = pl_gemm_run(p->d->backend.gemm, &call, err);
     if (rc) return pl_error_context(err, rc, "%s", pl_lin_path(which));
-    if (s.bias) d->backend.ops->add_bias(y, s.bias, p->T, s.out);
-    if (!s.lora) return 0;
-    real *low = low_of(p, layer, which, s.lora->r);
-    pl_product in = into_rank(p, &s, low, adapter_input(p, layer, which, x, s.in), false);
-    pl_product out = out_of_rank(p, &s, y, low, false, true);
-    multiply(p, &in);
-    multiply(p, &out);
+    add_rest(p, layer, which, &s, y, x);
+    return 0;
+}
+
+int pl_linear_forward_all(const pl_pass *p, int64_t layer, pl_lin first, int n, real *const y[], const real *x,
+                          pl_error *err) {
+    shape s[PL_LIN_COUNT];
+    pl_gemm_call calls[PL_LIN_COUNT] = {0};
+    for (int i = 0; i < n; i++) {
+        s[i] = shape_of(p, layer, first + (pl_lin)i);
+        calls[i] = weight_y(p, &s[i], y[i] + p->t0 * s[i].out, x + p->t0 * s[i].in, false);
+        calls[i].same_a = i > 0;
+    }
+    int rc = pl_gemm_run_all(p->d->backend.gemm, calls, n, err);
+    if (rc) return pl_error_context(err, rc, "products from %s on", pl_lin_path(first));
+    for (int i = 0; i < n; i++)
+        add_rest(p, layer, first + (pl_lin)i, &s[i], y[i] + p->t0 * s[i].out, x + p->t0 * s[i].in);
     return 0;
 }
 

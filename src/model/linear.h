@@ -36,6 +36,9 @@ pl_pass pl_pass_all(const pl_pass *p);
  * y (+)= x W^T + b + scale B (A drop(x)); y [T,out], x [T,in]. same_x: x is that of the call before. */
 int pl_linear_forward(const pl_pass *p, int64_t layer, pl_lin which, real *y, const real *x, bool accumulate,
                       bool same_x, pl_error *err);
+/* y[i] = the same for the n <= PL_LIN_COUNT linear layers from `first` on, which all read x. */
+int pl_linear_forward_all(const pl_pass *p, int64_t layer, pl_lin first, int n, real *const y[], const real *x,
+                          pl_error *err);
 /* dx (+)= dy W + adapter's part (dx NULL: not needed). A lane sums its rows' part of dA and dB, where they are trained;
  * otherwise what pl_linear_gradients needs is left in d->dlow. x is the layer's input. */
 int pl_linear_backward(const pl_pass *p, int64_t layer, pl_lin which, real *dx, bool accumulate, const real *dy,

@@ -22,13 +22,12 @@ static int threads(void) {
 
 int pl_pass_lanes(const pl_decoder *d, int64_t T) {
     int n = threads();
-    return d->cached || (n > 1 && T < (int64_t)n * ROWS_PER_THREAD) ? 0 : n;
+    return (n > 1 || d->cached) && T < (int64_t)n * ROWS_PER_THREAD ? 0 : n;
 }
 
 int64_t pl_pass_shared_rows(const pl_decoder *d) {
     int n = threads();
-    if (d->cached) return d->max_T;
-    return n == 1 ? 0 : PL_MIN(d->max_T, (int64_t)n * ROWS_PER_THREAD);
+    return n == 1 && !d->cached ? 0 : PL_MIN(d->max_T, (int64_t)n * ROWS_PER_THREAD);
 }
 
 /* Units of PL_ROW_SLACK rows that lane i takes: [*first, *end). */

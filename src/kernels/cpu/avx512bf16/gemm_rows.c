@@ -1,0 +1,168 @@
+/* kernels/cpu/avx512bf16/gemm_rows.c: few-row products by the machine's own dot products of bf16 pairs: twice the
+ * multiply-adds of f32, so that eight sequences decode at nearly the speed of one.
+ *
+ * An output has one sum per lane, and its lanes are added in one order, whatever the number of rows and the stored type
+ * of the weights: bits depend on neither. */
+#include "kernels/gemm_impl.h"
+
+#if PL_GEMM_HAS_DNNL
+#include "kernels/cpu/vec_avx512.h"
+
+#pragma GCC diagnostic ignored "-Wunused-function" /* of the level's own table */
+#include "kernels/cpu/gemm_rows.inc.h"
+
+#define PAIRS 32 /* bf16 of a vector */
+#define AHEAD                                                                                                          \
+    8192          /* bytes of weights that are asked for before they are needed, into the second-level cache: into the \
+                   * first it is slower than not at all (Zen 4, measured) */
+#define PART 1536 /* elements of a row at a time at most: eight rows of them stay in the first-level cache */
+
+#define SUMS 16 /* outputs that are added up together */
+
+/* PAIRS stored elements from element i, rounded to bf16. */
+INLINE vi load_pairs(const char *x, int64_t i, pl_dtype type) {
+    if (type == PL_BF16) return vi_load(x + 2 * i);
+    vf low = load_stored(x, i, type, false), high = load_stored(x, i + VW, type, false);
+    if (type == PL_F16) return (vi)_mm512_cvtne2ps_pbh(high, low); /* no f16 is a denormal f32 */
+    const vi odd = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23,
+                                    21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    return _mm512_permutex2var_epi16(round_bits(vf_as_vi(low)), odd, round_bits(vf_as_vi(high)));
+}
+
+/* The same for the n < PAIRS elements that are left, zero behind them. */
+INLINE vi load_pairs_n(const char *x, int64_t i, pl_dtype type, int64_t n) {
+    uint16_t line[PAIRS] = {0};
+    to_bf16(line, x + i * (type == PL_F32 ? 4 : 2), type, n);
+    return vi_load(line);
+}
+
+INLINE vf dot_pairs(vf sum, vi x, vi y) { return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)y); }
+
+/* Lanes added as v_sum does, of 16 vectors at once: lane i of the result is the sum of s[i]. */
+INLINE vf sum_all(const vf s[SUMS]) {
+    const vi order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    vf h[8], q[4], p[2];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        h[i] = v_add(_mm512_shuffle_f32x4(s[2 * i], s[2 * i + 1], 0x44),
+                     _mm512_shuffle_f32x4(s[2 * i], s[2 * i + 1], 0xee));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        q[i] = v_add(_mm512_shuffle_f32x4(h[2 * i], h[2 * i + 1], 0x88),
+                     _mm512_shuffle_f32x4(h[2 * i], h[2 * i + 1], 0xdd));
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        __m512d a = _mm512_castps_pd(q[2 * i]), b = _mm512_castps_pd(q[2 * i + 1]);
+        p[i] = v_add(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    vf all = v_add(_mm512_shuffle_ps(p[0], p[1], 0x88), _mm512_shuffle_ps(p[0], p[1], 0xdd));
+    return _mm512_permutexvar_ps(order, all);
+}
+
+/* out[i * N + j] = row i < M of a with row j < N of b, over k; `ahead`: bytes from a row to the one to ask for. M, N
+ * and type are constants where it is inlined. */
+INLINE void pairs_block(float out[SUMS], const uint16_t *a, int64_t lda, int M, const char *b, pl_dtype type,
+                        int64_t stride, int N, int64_t k, int64_t ahead) {
+    vf sum[SUMS];
+    int64_t p = 0, size = type == PL_F32 ? 4 : 2;
+#pragma GCC unroll 16
+    for (int i = 0; i < SUMS; i++) sum[i] = v_zero();
+    for (; p + PAIRS <= k; p += PAIRS) {
+        vi w[2];
+#pragma GCC unroll 2
+        for (int j = 0; j < N; j++) {
+            const char *at = b + j * stride + p * size;
+            w[j] = load_pairs(at, 0, type);
+            if (N == 1) continue;
+            _mm_prefetch(at + ahead, _MM_HINT_T1);
+            if (type == PL_F32) _mm_prefetch(at + ahead + 64, _MM_HINT_T1);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < M; i++) {
+            vi x = vi_load(a + i * lda + p);
+#pragma GCC unroll 2
+            for (int j = 0; j < N; j++) sum[i * N + j] = dot_pairs(sum[i * N + j], x, w[j]);
+        }
+    }
+#pragma GCC unroll 2
+    for (int j = 0; p < k && j < N; j++) {
+        vi w = load_pairs_n(b + j * stride, p, type, k - p);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; i++) {
+            vi x = load_pairs_n((const char *)(a + i * lda), p, PL_BF16, k - p);
+            sum[i * N + j] = dot_pairs(sum[i * N + j], x, w);
+        }
+    }
+    if (M * N > 2)
+        v_store(out, sum_all(sum));
+    else
+        for (int i = 0; i < M * N; i++) out[i] = v_sum(sum[i]);
+}
+
+INLINE void put_block(float *c, int64_t ldc, bool add, const float out[SUMS], int M, int N) {
+#pragma GCC unroll 8
+    for (int i = 0; i < M; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < N; j++) c[i * ldc + j] = (add ? c[i * ldc + j] : 0.0f) + out[i * N + j];
+}
+
+/* Elements [k0, k1) of every row. One or two rows of a wait for memory, which likes one sequence; more have their sums
+ * in the way of the loads, so the weights are asked for ahead. */
+INLINE void pairs_part(float *c, int64_t ldc, bool add, const uint16_t *a, int64_t lda, int M, const char *b,
+                       pl_dtype type, int64_t stride, int64_t n, int64_t k0, int64_t k1) {
+    int64_t size = type == PL_F32 ? 4 : 2, j = 0, ahead = (AHEAD / ((k1 - k0) * size) + 1) * stride;
+    float out[SUMS];
+    a += k0, b += k0 * size;
+    for (; M > 2 && j + 2 <= n; j += 2) {
+        pairs_block(out, a, lda, M, b + j * stride, type, stride, 2, k1 - k0, ahead);
+        put_block(c + j, ldc, add, out, M, 2);
+    }
+    for (; j < n; j++) {
+        pairs_block(out, a, lda, M, b + j * stride, type, stride, 1, k1 - k0, ahead);
+        put_block(c + j, ldc, add, out, M, 1);
+    }
+}
+
+/* Parts are added up in their order whatever M. */
+INLINE void pairs_rows(float *c, int64_t ldc, bool add, const uint16_t *a, int64_t lda, int M, const char *b,
+                       pl_dtype type, int64_t ldb, int64_t n, int64_t k) {
+    int64_t stride = ldb * (type == PL_F32 ? 4 : 2), parts = (k + PART - 1) / PART;
+    int64_t part = ((k + parts - 1) / parts + PAIRS - 1) / PAIRS * PAIRS, rows = M > 2 ? n : 1;
+    for (int64_t j = 0; j < n; j += rows)
+        for (int64_t k0 = 0; k0 < k; k0 += part)
+            pairs_part(c + j, ldc, add || k0 > 0, a, lda, M, b + j * stride, type, stride, rows, k0,
+                       PL_MIN(k0 + part, k));
+}
+
+#define EACH_M(M, type)                                                                                                \
+    case M:                                                                                                            \
+        pairs_rows(c, ldc, add, a, lda, M, b, type, ldb, n, k);                                                        \
+        break;
+
+#define PAIRS_OF(name, type)                                                                                           \
+    static void name(float *c, int64_t ldc, bool add, const uint16_t *a, int64_t lda, int64_t m, const void *b,        \
+                     int64_t ldb, int64_t n, int64_t k) {                                                              \
+        switch (m) {                                                                                                   \
+            EACH_M(1, type)                                                                                            \
+            EACH_M(2, type)                                                                                            \
+            EACH_M(3, type)                                                                                            \
+            EACH_M(4, type)                                                                                            \
+            EACH_M(5, type)                                                                                            \
+            EACH_M(6, type)                                                                                            \
+            EACH_M(7, type)                                                                                            \
+        default: pairs_rows(c, ldc, add, a, lda, 8, b, type, ldb, n, k); break;                                        \
+        }                                                                                                              \
+    }
+PAIRS_OF(pairs_f32, PL_F32)
+PAIRS_OF(pairs_f16, PL_F16)
+PAIRS_OF(pairs_bf16, PL_BF16)
+
+void pl_gemm_dots_pairs(float *c, int64_t ldc, bool add, const uint16_t *a, int64_t lda, int64_t m, const void *b,
+                        pl_dtype type, int64_t ldb, int64_t n, int64_t k) {
+    switch (type) {
+    case PL_F32: pairs_f32(c, ldc, add, a, lda, m, b, ldb, n, k); break;
+    case PL_F16: pairs_f16(c, ldc, add, a, lda, m, b, ldb, n, k); break;
+    default: pairs_bf16(c, ldc, add, a, lda, m, b, ldb, n, k); break;
+    }
+}
+#endif
