@@ -386,9 +386,10 @@ static int finish(pl_dataset **out, loader *l, pl_error *err) {
     char *unused = NULL;
     if (l->rows.n == 0)
         return PL_FAIL(err, PL_E_RANGE,
-                       "%s: no row is left of %" PRId64 ": %" PRId64 " have a prompt as long as max_length, %" PRId64
-                       " an empty answer",
-                       l->path, l->report.read, l->report.dropped_long, l->report.dropped_empty);
+                       "%s: no row is left of %" PRId64 ": %" PRId64 " %s max_length, %" PRId64 " %san empty answer",
+                       l->path, l->report.read, l->report.dropped_long,
+                       l->options->drop_long ? "are longer than" : "have a prompt as long as", l->report.dropped_empty,
+                       l->options->drop_long ? "have " : "");
     PL_GO(rc, list_extra(&unused, l, err));
     PL_GO(rc, pl_rows_finish(out, &l->rows, l->form.kind, err));
     l->report.kept = (*out)->n;

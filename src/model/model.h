@@ -85,6 +85,8 @@ int pl_trainable_twin(pl_trainable *out, const pl_trainable *of, const pl_model 
                       pl_arena *arena, pl_error *err);
 /* to = (1 - share) to + share from, tensor by tensor; share 1 copies. */
 void pl_trainable_blend(pl_trainable *to, const pl_trainable *from, double share);
+/* Has the adapter a score head exactly where the model has one? PL_E_MISMATCH. */
+int pl_model_check_adapter(const pl_model *m, const pl_peft_config *c, pl_error *err);
 /* A frozen adapter: weights of DIR on model m, its score head with it; every buffer out of `arena`. Release the module
  * array with pl_free(lora->modules). */
 int pl_lora_open(pl_lora *lora, const pl_model *m, const char *dir, const pl_ops *ops, pl_arena *arena, pl_error *err);

@@ -149,7 +149,7 @@ static int take_score(pl_lora *lora, pl_param *p, const pl_model *m, bool traine
     return rc;
 }
 
-static int check_task(const pl_model *m, const pl_peft_config *c, pl_error *err) {
+int pl_model_check_adapter(const pl_model *m, const pl_peft_config *c, pl_error *err) {
     bool scored = m->arch.head != PL_ARCH_LM;
     if (c->score == scored) return 0;
     return PL_FAIL(err, PL_E_MISMATCH,
@@ -164,7 +164,7 @@ static int new_lora(pl_trainable *out, const pl_model *m, const pl_peft_config *
     pl_trainable t = {.is_lora = true, .weights = m->stored};
     pl_peft_site *sites = NULL;
     int rc;
-    PL_GO(rc, check_task(m, c, err));
+    PL_GO(rc, pl_model_check_adapter(m, c, err));
     PL_GO(rc, pl_arch_match(&sites, &m->arch, c, err));
     PL_GO(rc, PL_NEW(&t.modules, m->arch.L * PL_LIN_COUNT, err));
     PL_GO(rc, PL_NEW(&t.params, 2 * m->arch.L * PL_LIN_COUNT + 1, err));

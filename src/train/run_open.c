@@ -211,6 +211,7 @@ out:
 
 static int open_adapter(pl_run *r, pl_error *err) {
     int rc = pl_peft_config_load(&r->peft, r->c->adapter, err);
+    if (rc == 0) rc = pl_model_check_adapter(&r->model, &r->peft, err);
     if (rc == 0) rc = agree_with_adapter(r, err);
     if (rc == 0 && was_set(r, "lora_dropout")) r->peft.dropout = r->c->lora_dropout;
     return rc ? pl_error_context(err, rc, "adapter %s", r->c->adapter) : 0;
