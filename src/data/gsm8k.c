@@ -258,7 +258,7 @@ static int read_file(problems *all, pl_buf *out, pl_gsm8k_report *r, bool *is, c
         const char *line = NULL;
         size_t n = 0;
         rc = pl_lines_next(lines, &line, &n, err);
-        if (rc && first && is) { /* not for us to complain about */
+        if (rc && rc != PL_E_NOMEM && rc != PL_E_IO && first && is) { /* not for us to complain about */
             *is = false;
             rc = 0;
             break;

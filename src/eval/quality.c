@@ -32,14 +32,15 @@ static void ranks(double *rank, const double *x, int64_t n, key *keys) {
 
 static double pearson(const double *x, const double *y, int64_t n) {
     double mx = 0, my = 0, xx = 0, yy = 0, xy = 0;
-    for (int64_t i = 0; i < n; i++) {
-        mx += x[i] / (double)n;
-        my += y[i] / (double)n;
+    for (int64_t i = 0; i < n; i++) { /* from the first value, so that equal ones have no spread */
+        mx += (x[i] - x[0]) / (double)n;
+        my += (y[i] - y[0]) / (double)n;
     }
     for (int64_t i = 0; i < n; i++) {
-        xx += (x[i] - mx) * (x[i] - mx);
-        yy += (y[i] - my) * (y[i] - my);
-        xy += (x[i] - mx) * (y[i] - my);
+        double dx = x[i] - x[0] - mx, dy = y[i] - y[0] - my;
+        xx += dx * dx;
+        yy += dy * dy;
+        xy += dx * dy;
     }
     return xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : NAN;
 }

@@ -152,7 +152,11 @@ static void refuses_configs(void **state) {
         {"[]", PL_E_FORMAT, "object"},
         {"{}", PL_E_FORMAT, "peft_type"},
         {"{\"peft_type\":\"IA3\"}", PL_E_UNSUPPORTED, "peft_type IA3"},
-        {L ",\"task_type\":\"SEQ_CLS\"}", PL_E_UNSUPPORTED, "task_type SEQ_CLS"},
+        {L ",\"task_type\":\"TOKEN_CLS\"}", PL_E_UNSUPPORTED, "task_type TOKEN_CLS"},
+        {L ",\"modules_to_save\":[\"score\"]}", PL_E_UNSUPPORTED, "modules_to_save"},
+        {L ",\"task_type\":\"SEQ_CLS\",\"modules_to_save\":[\"score\",\"lm_head\"]}", PL_E_UNSUPPORTED,
+         "modules_to_save"},
+        {L ",\"task_type\":\"SEQ_CLS\",\"modules_to_save\":\"score\"}", PL_E_UNSUPPORTED, "modules_to_save"},
         {L ",\"bias\":\"all\"}", PL_E_UNSUPPORTED, "bias all"},
         {L ",\"r\":0}", PL_E_RANGE, "r is 0"},
         {L ",\"r\":\"8\"}", PL_E_FORMAT, "\"r\""},
@@ -226,6 +230,30 @@ static void reads_and_rewrites(void **state) {
     pl_free(text);
     pl_peft_config_release(&c);
     pl_peft_config_release(&c);
+    assert_int_equal(pl_test_live_bytes(), 0);
+}
+
+/* The adapter of a reward model brings its score head; PEFT writes both names that its classifiers may have. */
+static void score_heads(void **state) {
+    (void)state;
+    static const char *const fine[] = {L ",\"task_type\":\"SEQ_CLS\",\"modules_to_save\":[\"classifier\",\"score\"]}",
+                                       L ",\"task_type\":\"SEQ_CLS\",\"modules_to_save\":[\"score\"]}",
+                                       L ",\"task_type\":\"SEQ_CLS\"}"};
+    for (int64_t i = 0; i < PL_LEN(fine); i++) {
+        pl_peft_config c = parse(fine[i]);
+        assert_true(c.score);
+        pl_peft_config_release(&c);
+    }
+    pl_peft_config plain = parse(L "}"), fresh;
+    assert_false(plain.score);
+    pl_peft_config_release(&plain);
+    pl_peft_config_init(&fresh);
+    fresh.score = true;
+    char *text = NULL;
+    assert_int_equal(pl_peft_config_text(&text, &fresh, NULL, NULL), 0);
+    assert_non_null(strstr(text, "\"modules_to_save\": [\n    \"classifier\",\n    \"score\"\n  ]"));
+    assert_non_null(strstr(text, "\"task_type\": \"SEQ_CLS\""));
+    pl_free(text);
     assert_int_equal(pl_test_live_bytes(), 0);
 }
 
@@ -340,13 +368,10 @@ static void fails_cleanly_without_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(agrees_with_peft),
-        cmocka_unit_test(refuses_targets),
-        cmocka_unit_test(refuses_configs),
-        cmocka_unit_test(reads_and_rewrites),
-        cmocka_unit_test(rewrites_golden),
-        cmocka_unit_test(writes_new),
-        cmocka_unit_test(fails_cleanly_without_memory),
+        cmocka_unit_test(agrees_with_peft), cmocka_unit_test(refuses_targets),
+        cmocka_unit_test(refuses_configs),  cmocka_unit_test(reads_and_rewrites),
+        cmocka_unit_test(score_heads),      cmocka_unit_test(rewrites_golden),
+        cmocka_unit_test(writes_new),       cmocka_unit_test(fails_cleanly_without_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -101,6 +101,18 @@ static void keys(void **state) {
     assert_true(a.D == 10 && a.KV == 1 && a.qkv_bias && a.o_bias && a.mlp_bias);
     assert_int_equal(parse(&a, "\"architectures\":[\"LlamaForCausalLM\"]," BASE, NULL, NULL), 0);
     assert_string_equal(a.family, "llama");
+    assert_int_equal(a.head, PL_ARCH_LM);
+    /* a reward model: one label, nothing to tie, a score in place of the vocabulary */
+    assert_int_equal(parse(&a,
+                           QWEN2 ",\"architectures\":[\"Qwen2ForSequenceClassification\"],\"id2label\":{\"0\":\"x\"},"
+                                 "\"tie_word_embeddings\":true",
+                           NULL, NULL),
+                     0);
+    assert_true(a.head == PL_ARCH_SCORE && !a.tied);
+    assert_string_equal(pl_arch_classifier(&a), "Qwen2ForSequenceClassification");
+    assert_int_equal(
+        parse(&a, "\"architectures\":[\"LlamaForSequenceClassification\"],\"num_labels\":1," BASE, NULL, NULL), 0);
+    assert_int_equal(a.head, PL_ARCH_SCORE);
     /* a window that is configured but not used; a Python NaN elsewhere; pad -1 */
     assert_int_equal(parse(&a,
                            QWEN2 ",\"use_sliding_window\":false,\"sliding_window\":4096,\"x\":NaN,\"pad_token_id\":-1",
