@@ -42,8 +42,9 @@ static int check_reference(const pl_config *c, const pl_options *o, pl_error *er
     }
     bool none = c->reference != PL_REFERENCE_INITIAL || c->reference_free;
     if (c->precompute_ref_log_probs && (none || c->sync_ref_model))
-        return PL_FAIL(err, PL_E_OPTION, "precompute_ref_log_probs needs a reference that stays as it is, not %s",
-                       first);
+        return PL_FAIL(err, PL_E_OPTION,
+                       "precompute_ref_log_probs needs a reference that is there and stays as it is, not %s%s", first,
+                       strcmp(first, "reference") == 0 ? " none or current" : "");
     static const char *const sync[] = {"ref_model_mixup_alpha", "ref_model_sync_steps"};
     for (int64_t i = 0; i < PL_LEN(sync) && !c->sync_ref_model; i++)
         if (was_set(o, sync[i]) && (c->ref_model_mixup_alpha != 0.6 || c->ref_model_sync_steps != 512))

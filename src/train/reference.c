@@ -26,7 +26,7 @@ void pl_reference_sentence(char *out, size_t size, const pl_reference *r, const 
                                                   : "its log-probs are computed in every step";
     const char *base = c->model_name_or_path;
     switch (r->kind) {
-    case PL_REF_NONE: snprintf(out, size, "reference = none: this objective has no reference"); break;
+    case PL_REF_NONE: snprintf(out, size, "reference = none: log-probs stand in for log-ratios"); break;
     case PL_REF_BASE: snprintf(out, size, "reference = the initial model %s; %s", base, how); break;
     case PL_REF_ADAPTER_OFF:
         snprintf(out, size, "reference = the base model %s, with the adapter off; %s", base, how);

@@ -63,6 +63,9 @@ static int precompute(pl_run *r, pl_error *err) {
     bool hit = false, hit_eval = true;
     int rc;
     if (r->reference.kind == PL_REF_NONE || !r->c->precompute_ref_log_probs) return 0;
+    if (r->mismatched && r->mismatch.pairing == PL_PAIRING_RANDOM)
+        pl_log(PL_LOG_INFO, "reference log-probs: a pass for each epoch, because its mismatched answers are new ones "
+                            "(kl_pairing fixed: one pass)");
     PL_GO(rc, score_epochs(r, &hit, dir, err));
     if (r->eval) PL_GO(rc, score_once(&r->cached_eval, &hit_eval, r, r->eval, dir, 0, err));
     pl_log(PL_LOG_INFO,
@@ -98,7 +101,7 @@ static int check_step0(const pl_run *r, const pl_totals *t, pl_error *err) {
                    t->step0);
 }
 
-/* TR-DPO (arXiv:2404.09656 eq. 3): soft updates every ref_model_sync_steps. */
+/* TR-DPO (arXiv:2404.09656): soft updates every ref_model_sync_steps. */
 static void move_reference(pl_run *r) {
     if (r->reference.kind == PL_REF_MOVING && r->state.step % r->c->ref_model_sync_steps == 0)
         pl_trainable_blend(&r->reference.moving, &r->policy, r->c->ref_model_mixup_alpha);

@@ -549,7 +549,7 @@ static void banner(const pl_run *r) {
                r->c->adapter                             ? "the adapter's"
                : r->model.arch.head == PL_ARCH_NEW_SCORE ? "new, drawn from the seed"
                                                          : "the model's");
-    if (r->reference.kind != PL_REF_NONE) {
+    if (r->batcher.mix.term[0]->reference) {
         pl_reference_sentence(sentence, sizeof sentence, &r->reference, r->c);
         pl_log(PL_LOG_INFO, "%s", sentence);
     }
