@@ -102,6 +102,23 @@ int __wrap_pl_gemm_run(pl_gemm *g, const pl_gemm_call *c, pl_error *err) {
     return rc;
 }
 
+int __real_pl_gemm_run_all(pl_gemm *g, const pl_gemm_call *calls, int n, pl_error *err);
+int __wrap_pl_gemm_run_all(pl_gemm *g, const pl_gemm_call *calls, int n, pl_error *err);
+int __wrap_pl_gemm_run_all(pl_gemm *g, const pl_gemm_call *calls, int n, pl_error *err) {
+    double began = probe_now();
+    int rc = __real_pl_gemm_run_all(g, calls, n, err);
+    stop(PART_LINEAR, began);
+    return rc;
+}
+
+void __real_pl_gemm_pack(pl_gemm *g, void *const *out, const pl_gemm_call *calls, int n);
+void __wrap_pl_gemm_pack(pl_gemm *g, void *const *out, const pl_gemm_call *calls, int n);
+void __wrap_pl_gemm_pack(pl_gemm *g, void *const *out, const pl_gemm_call *calls, int n) {
+    double began = probe_now();
+    __real_pl_gemm_pack(g, out, calls, n);
+    stop(PART_LINEAR, began);
+}
+
 static double visible_pairs(const pl_forest *f) {
     double pairs = 0;
     for (int64_t s = 0; s < f->nsegments; s++) {

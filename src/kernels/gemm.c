@@ -47,12 +47,12 @@ static int check(const pl_gemm_call *c, pl_error *err) {
     if (c->m < 0 || c->n < 0 || c->k < 0)
         return PL_FAIL(err, PL_E_SHAPE, "matrix product of %" PRId64 " x %" PRId64 " x %" PRId64, c->m, c->n, c->k);
     if (c->lane < 0 || c->lane > PL_MAX_THREADS) return PL_FAIL(err, PL_E_INTERNAL, "matrix product: lane %d", c->lane);
-    if (c->lda < (dw ? c->m : c->k) || c->ldb < (c->kind == PL_GEMM_Y ? c->k : c->n) || c->ldc < c->n)
+    if (c->lda < (dw ? c->m : c->k) || c->ldc < c->n || (!c->b_packed && c->ldb < (c->kind == PL_GEMM_Y ? c->k : c->n)))
         return PL_FAIL(err, PL_E_SHAPE,
                        "matrix product: row strides %" PRId64 ", %" PRId64 ", %" PRId64 " too small for %" PRId64
                        " x %" PRId64 " x %" PRId64,
                        c->lda, c->ldb, c->ldc, c->m, c->n, c->k);
-    if (!dw && !stored_float(c->b_type))
+    if (!dw && !c->b_packed && !stored_float(c->b_type))
         return PL_FAIL(err, PL_E_UNSUPPORTED, "matrix product over weights stored as %s", pl_dtype_name(c->b_type));
     return 0;
 }
@@ -114,6 +114,21 @@ size_t pl_gemm_bytes(const pl_gemm *g) {
         if (g->lanes[i]) bytes += pl_gemm_blocks_bytes(g->lanes[i]);
 #endif
     return bytes;
+}
+
+size_t pl_gemm_packed_bytes(const pl_gemm *g, const pl_gemm_call *call) {
+#if PL_GEMM_HAS_DNNL
+    if (g->fast) return pl_gemm_blocks_packed_bytes(g->fast, call);
+#endif
+    PL_UNUSED(g), PL_UNUSED(call);
+    return 0;
+}
+
+void pl_gemm_pack(pl_gemm *g, void *const *out, const pl_gemm_call *calls, int n) {
+#if PL_GEMM_HAS_DNNL
+    if (g->fast) pl_gemm_blocks_pack(g->fast, out, calls, n);
+#endif
+    PL_UNUSED(g), PL_UNUSED(out), PL_UNUSED(calls), PL_UNUSED(n);
 }
 
 const char *pl_gemm_name(const pl_gemm *g) {

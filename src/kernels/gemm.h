@@ -38,8 +38,9 @@ typedef struct pl_gemm_call {
     int64_t ldb;
     real *c;
     int64_t ldc;
-    int lane;    /* 0: all threads share the product; from 1: the calling thread alone, with that lane's scratch */
-    bool same_a; /* A is that of the lane's last product (Y, all of it in one block): it need not be rounded again */
+    int lane;      /* 0: all threads share the product; from 1: the calling thread alone, with that lane's scratch */
+    bool same_a;   /* A is that of the lane's last product (Y, all of it in one block): it need not be rounded again */
+    bool b_packed; /* Y and DX: b is what pl_gemm_pack made of B; b_type and ldb say nothing */
 } pl_gemm_call;
 
 #ifndef PL_GEMM_LANE_ROWS
@@ -61,6 +62,14 @@ int pl_gemm_run_all(pl_gemm *g, const pl_gemm_call *calls, int n, pl_error *err)
 /* Products Y of at most so many rows read the weights once, as they are stored, and without oneDNN; a row's bits then
  * depend neither on the other rows nor on whether weights that are rounded to bf16 are stored so already. */
 int64_t pl_gemm_few_rows(const pl_gemm *g, bool bf16, pl_dtype b_type);
+
+/* B of Y and DX laid out, converted and rounded once for many products over a few hundred rows each; otherwise every
+ * one of them does that for itself. The layout depends on kind, bf16, n and k.
+ * Bytes of the packed B (pointers ignored), a multiple of 64; 0: the provider takes it as it is stored. */
+size_t pl_gemm_packed_bytes(const pl_gemm *g, const pl_gemm_call *call);
+/* out[i] (64-byte aligned) = B of calls[i], for all i < n <= PL_GEMM_PACKS; threads share the work. */
+#define PL_GEMM_PACKS 16
+void pl_gemm_pack(pl_gemm *g, void *const *out, const pl_gemm_call *calls, int n);
 /* Bytes held: conversion scratch and primitives (measured estimate), for the plan. */
 size_t pl_gemm_bytes(const pl_gemm *g);
 /* "oneDNN 2.6.3", "reference"; and whether bf16 products run natively. Static text. */

@@ -28,7 +28,8 @@ struct pl_gemm_blocks {
     const pl_gemm_rows *rows;
     bool alone;
     int64_t tile_elems;
-    void *a, *b; /* converted operands */
+    bool packs[2]; /* takes a packed B: f32, bf16 */
+    void *a, *b;   /* converted operands */
     size_t a_bytes, b_bytes;
 };
 
@@ -47,6 +48,7 @@ int pl_gemm_blocks_new(pl_gemm_blocks **out, pl_cpu_level level, bool alone, pl_
     pl_gemm_blocks *g = NULL;
     PL_GO(rc, PL_NEW(&g, 1, err));
     PL_GO(rc, pl_dnnl_new(&g->dnnl, level, alone, err));
+    for (int bf16 = 0; bf16 < 2; bf16++) g->packs[bf16] = pl_dnnl_takes_packed(g->dnnl, bf16);
     g->tile_elems = alone ? TILE_ELEMS_ALONE : TILE_ELEMS;
     g->alone = alone;
     g->rows = level >= PL_CPU_AVX512 ? &pl_gemm_rows_avx512 : &pl_gemm_rows_avx2;
@@ -142,7 +144,7 @@ static job job_of(pl_gemm_blocks *g, const pl_gemm_call *call, bool dry) {
     bool native = pl_dnnl_native_bf16(g->dnnl), dw = call->kind == PL_GEMM_DW;
     job j = {.g = g, .call = call, .dry = dry, .bf16 = call->bf16 && native, .round = call->bf16 && !native};
     j.convert_a = call->bf16;
-    j.convert_b = dw ? call->bf16 : j.round || call->b_type != (j.bf16 ? PL_BF16 : PL_F32);
+    j.convert_b = call->b_packed ? false : dw ? call->bf16 : j.round || call->b_type != (j.bf16 ? PL_BF16 : PL_F32);
     return j;
 }
 
@@ -161,6 +163,7 @@ static int linear_block(const job *j, int64_t t0, int64_t nt, int64_t w0, int64_
     s.b_cols = y;
     s.bf16 = j->bf16;
     s.accumulate = c->accumulate || (!y && w0 > 0);
+    s.b_packed = c->b_packed;
     return pl_dnnl_multiply(j->g->dnnl, &s, a, w, out, err);
 }
 
@@ -233,11 +236,9 @@ out:
 enum { FEW_ROWS = 8, FEW_ROWS_CONVERTED = 16 };
 enum { STEP = 16 }; /* rows of the weights at a time: they stay in the cache from one handful to the next */
 
-static int64_t few_of(const job *j) {
-    return j->convert_b || j->bf16 ? FEW_ROWS_CONVERTED : FEW_ROWS;
-}
+static int64_t few_of(const job *j) { return j->convert_b || j->bf16 ? FEW_ROWS_CONVERTED : FEW_ROWS; }
 
-static bool is_few(const job *j) { return j->call->kind == PL_GEMM_Y && j->call->m <= few_of(j); }
+static bool is_few(const job *j) { return j->call->kind == PL_GEMM_Y && !j->call->b_packed && j->call->m <= few_of(j); }
 
 int64_t pl_gemm_blocks_few(const pl_gemm_blocks *g, bool bf16, pl_dtype type) {
     pl_gemm_call call = {.kind = PL_GEMM_Y, .bf16 = bf16, .b_type = type};
@@ -311,6 +312,42 @@ static int few_rows(const job *jobs, int n, pl_error *err) {
     for (int i = 0; i < n; i++) work += jobs[i].call->n * jobs[i].call->k;
     PL_LOOP(work > SERIAL_ELEMS && parts > 1, i, parts, 1, { few_rows_part(jobs, n, a, lda, i, parts); });
     return 0;
+}
+
+/* --- packed weights ------------------------------------------------------------------------------------------------
+ */
+/* Whole multiples only. */
+size_t pl_gemm_blocks_packed_bytes(const pl_gemm_blocks *g, const pl_gemm_call *call) {
+    bool bf16 = call->bf16 && pl_dnnl_native_bf16(g->dnnl);
+    if (call->kind == PL_GEMM_DW || !g->packs[bf16] || call->n % PL_PACK_ROWS || call->k % PL_PACK_K) return 0;
+    return (size_t)(call->n * call->k) * (bf16 ? sizeof(uint16_t) : sizeof(float));
+}
+
+static int64_t pack_tasks(const pl_gemm_call *c) {
+    return c->kind == PL_GEMM_Y ? c->n / PL_PACK_ROWS : c->k / PL_PACK_K;
+}
+
+static void pack_task(pl_gemm_blocks *g, void *out, const pl_gemm_call *c, int64_t task) {
+    job j = job_of(g, c, false);
+    int64_t depth = c->k / (j.bf16 ? 2 : 1), block = PL_PACK_K / (j.bf16 ? 2 : 1);
+    bool y = c->kind == PL_GEMM_Y;
+    int64_t row = task * (y ? PL_PACK_ROWS : PL_PACK_K);
+    const char *b = (const char *)c->b + (size_t)(row * c->ldb) * pl_dtype_bytes(c->b_type);
+    float *to = (float *)out + task * PL_PACK_ROWS * (y ? depth : block);
+    if (y)
+        g->rows->pack_y(to, b, c->b_type, j.bf16, j.round, c->ldb, depth);
+    else
+        g->rows->pack_dx(to, b, c->b_type, j.bf16, j.round, c->ldb, c->n, depth);
+}
+
+void pl_gemm_blocks_pack(pl_gemm_blocks *g, void *const *out, const pl_gemm_call *calls, int n) {
+    int64_t first[PL_GEMM_PACKS + 1] = {0};
+    for (int i = 0; i < n; i++) first[i + 1] = first[i] + pack_tasks(&calls[i]);
+    PL_LOOP(true, task, first[n], 1, {
+        int i = 0;
+        while (task >= first[i + 1]) i++;
+        pack_task(g, out[i], &calls[i], task - first[i]);
+    });
 }
 
 /* --- calls ---------------------------------------------------------------------------------------------------------

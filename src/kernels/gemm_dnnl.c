@@ -46,6 +46,9 @@ typedef dnnl_memory_desc_t desc;
 static dnnl_status_t desc_init(desc *d, const dnnl_dims_t dims, dnnl_data_type_t type, const dnnl_dims_t strides) {
     return dnnl_memory_desc_create_with_strides(d, 2, dims, type, strides);
 }
+static dnnl_status_t desc_init_tag(desc *d, const dnnl_dims_t dims, dnnl_data_type_t type, dnnl_format_tag_t tag) {
+    return dnnl_memory_desc_create_with_tag(d, 2, dims, type, tag);
+}
 static void desc_release(desc *d) {
     if (*d) dnnl_memory_desc_destroy(*d);
 }
@@ -61,6 +64,9 @@ static dnnl_status_t matmul_desc(dnnl_primitive_desc_t *pd, dnnl_engine_t engine
 typedef dnnl_memory_desc_t desc;
 static dnnl_status_t desc_init(desc *d, const dnnl_dims_t dims, dnnl_data_type_t type, const dnnl_dims_t strides) {
     return dnnl_memory_desc_init_by_strides(d, 2, dims, type, strides);
+}
+static dnnl_status_t desc_init_tag(desc *d, const dnnl_dims_t dims, dnnl_data_type_t type, dnnl_format_tag_t tag) {
+    return dnnl_memory_desc_init_by_tag(d, 2, dims, type, tag);
 }
 static void desc_release(desc *d) { PL_UNUSED(d); }
 static const dnnl_memory_desc_t *desc_of(const desc *d) { return d; }
@@ -129,8 +135,13 @@ size_t pl_dnnl_bytes(const pl_dnnl *d) {
 /* --- the table of primitives ---------------------------------------------------------------------------------------
  */
 static uint64_t hash(const pl_dnnl_shape *s) {
-    const int64_t v[] = {
-        s->m, s->n, s->k, s->lda, s->ldb, s->ldc, s->a_cols * 8 + s->b_cols * 4 + s->bf16 * 2 + s->accumulate};
+    const int64_t v[] = {s->m,
+                         s->n,
+                         s->k,
+                         s->lda,
+                         s->ldb,
+                         s->ldc,
+                         s->b_packed * 16 + s->a_cols * 8 + s->b_cols * 4 + s->bf16 * 2 + s->accumulate};
     uint64_t h = 0;
     for (int i = 0; i < PL_LEN(v); i++) h = (h ^ (uint64_t)v[i]) * 0x9e3779b97f4a7c15u, h ^= h >> 29;
     return h;
@@ -190,6 +201,16 @@ static dnnl_status_t matrix(desc *d, int64_t rows, int64_t cols, int64_t ld, boo
     return desc_init(d, dims, type, strides);
 }
 
+/* B [k,n] as oneDNN's products copy it for themselves: panels of PL_PACK_ROWS columns, bf16 in pairs of k. */
+static dnnl_status_t packed_matrix(desc *d, int64_t k, int64_t n, dnnl_data_type_t type) {
+    dnnl_dims_t dims = {k, n};
+    return desc_init_tag(d, dims, type, type == dnnl_bf16 ? dnnl_BA16a64b2a : dnnl_BA16a64b);
+}
+
+static dnnl_status_t b_matrix(desc *d, const pl_dnnl_shape *s, dnnl_data_type_t type) {
+    return s->b_packed ? packed_matrix(d, s->k, s->n, type) : matrix(d, s->k, s->n, s->ldb, s->b_cols != 0, type);
+}
+
 /* oneDNN plans a product for the threads that the making thread may start. */
 static int threads_for(bool alone, int restore) {
 #ifdef _OPENMP
@@ -213,7 +234,7 @@ static int primitive_make(pl_dnnl *d, primitive *p, const pl_dnnl_shape *s, size
     int threads = threads_for(d->alone, 0);
     PL_GO(rc, attr_make(&attr, s->accumulate != 0, err));
     DNNL_GO(rc, matrix(&a, s->m, s->k, s->lda, s->a_cols != 0, type), err);
-    DNNL_GO(rc, matrix(&b, s->k, s->n, s->ldb, s->b_cols != 0, type), err);
+    DNNL_GO(rc, b_matrix(&b, s, type), err);
     DNNL_GO(rc, matrix(&c, s->m, s->n, s->ldc, false, dnnl_f32), err);
     DNNL_GO(rc, matmul_desc(&pd, d->engine, &a, &b, &c, attr), err);
     DNNL_GO(rc, dnnl_primitive_create(&p->p, pd), err);
@@ -232,6 +253,27 @@ out:
     if (attr) dnnl_primitive_attr_destroy(attr);
     desc_release(&a), desc_release(&b), desc_release(&c);
     return rc;
+}
+
+/* Any oneDNN takes a packed B; some would multiply it by plain loops. */
+bool pl_dnnl_takes_packed(pl_dnnl *d, bool bf16) {
+    desc a, b, c;
+    memset(&a, 0, sizeof a), memset(&b, 0, sizeof b), memset(&c, 0, sizeof c);
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_primitive_desc_t pd = NULL;
+    pl_dnnl_shape s = {.m = PL_PACK_ROWS, .n = PL_PACK_ROWS, .k = PL_PACK_ROWS, .b_packed = 1};
+    dnnl_data_type_t type = bf16 ? dnnl_bf16 : dnnl_f32;
+    const char *name = NULL;
+    if (bf16 && !d->native_bf16) return false;
+    bool ok = attr_make(&attr, false, NULL) == 0 && matrix(&a, s.m, s.k, s.k, false, type) == dnnl_success &&
+              b_matrix(&b, &s, type) == dnnl_success && matrix(&c, s.m, s.n, s.n, false, dnnl_f32) == dnnl_success &&
+              matmul_desc(&pd, d->engine, &a, &b, &c, attr) == dnnl_success &&
+              dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name) == dnnl_success;
+    ok = ok && strncmp(name, "brg", 3) == 0;
+    if (pd) dnnl_primitive_desc_destroy(pd);
+    if (attr) dnnl_primitive_attr_destroy(attr);
+    desc_release(&a), desc_release(&b), desc_release(&c);
+    return ok;
 }
 
 /* Borrowed until the next call that makes one. */

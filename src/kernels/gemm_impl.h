@@ -23,7 +23,15 @@ typedef struct pl_gemm_rows {
     /* c[i*ldc + j] = or += dot of row i < m <= PL_GEMM_FEW of a and row j < n of b, over k; sums in a fixed order. */
     void (*dots)(float *c, int64_t ldc, bool add, const float *a, int64_t lda, int64_t m, const void *b, pl_dtype type,
                  bool round, int64_t ldb, int64_t n, int64_t k);
+    /* Part of a packed B: [n / PL_PACK_ROWS] panels of [depth][PL_PACK_ROWS] elements of 4 bytes, floats (depth = k) or
+     * pairs of bf16 with neighbouring k (depth = k / 2), rounded. y: PL_PACK_ROWS rows of B [n,k] fill one panel.
+     * dx: PL_PACK_K rows of B [k,n] go to all panels, to each at its start. */
+    void (*pack_y)(float *out, const void *b, pl_dtype type, bool pairs, bool round, int64_t ldb, int64_t depth);
+    void (*pack_dx)(float *out, const void *b, pl_dtype type, bool pairs, bool round, int64_t ldb, int64_t n,
+                    int64_t depth);
 } pl_gemm_rows;
+#define PL_PACK_ROWS 64
+#define PL_PACK_K 32
 #define PL_GEMM_FEW 4
 extern const pl_gemm_rows pl_gemm_rows_avx2, pl_gemm_rows_avx512; /* kernels/cpu/<level>/gemm_rows.c */
 /* dots with native bf16: rows of a in bf16, b rounded to it, m <= PL_GEMM_FEW_PAIRS. kernels/cpu/avx512bf16/gemm_rows.c
@@ -40,6 +48,7 @@ typedef struct pl_dnnl_shape {
     int64_t a_cols, b_cols; /* 1: A is stored [k,m]; B is stored [n,k] */
     int64_t bf16;           /* 1: A and B are bf16; 0: f32 */
     int64_t accumulate;
+    int64_t b_packed; /* 1: B is packed (pl_gemm_rows) */
 } pl_dnnl_shape;
 /* alone: its products run in the calling thread. */
 int pl_dnnl_new(pl_dnnl **out, pl_cpu_level level, bool alone, pl_error *err);
@@ -49,6 +58,8 @@ int pl_dnnl_multiply(pl_dnnl *d, const pl_dnnl_shape *shape, const void *a, cons
 size_t pl_dnnl_bytes(const pl_dnnl *d);
 const char *pl_dnnl_name(const pl_dnnl *d); /* as long as d */
 bool pl_dnnl_native_bf16(const pl_dnnl *d);
+/* Does this oneDNN multiply a packed B with its fast products, at this level? */
+bool pl_dnnl_takes_packed(pl_dnnl *d, bool bf16);
 
 /* gemm_blocks.c: a call cut into blocks of tokens and tiles of weights, converted where needed, each given to oneDNN;
  * and the products with few rows. */
@@ -60,6 +71,9 @@ int pl_gemm_blocks_run(pl_gemm_blocks *b, const pl_gemm_call *calls, int n, pl_e
 int64_t pl_gemm_blocks_few(const pl_gemm_blocks *b, bool bf16, pl_dtype type);
 size_t pl_gemm_blocks_bytes(const pl_gemm_blocks *b);
 const pl_dnnl *pl_gemm_blocks_dnnl(const pl_gemm_blocks *b);
+/* gemm.h, pl_gemm_packed_bytes and pl_gemm_pack. */
+size_t pl_gemm_blocks_packed_bytes(const pl_gemm_blocks *b, const pl_gemm_call *call);
+void pl_gemm_blocks_pack(pl_gemm_blocks *b, void *const *out, const pl_gemm_call *calls, int n);
 #endif
 
 #endif

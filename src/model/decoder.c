@@ -232,11 +232,25 @@ static int begin(pl_decoder *d, const pl_weights *w, const pl_forest *f, pl_erro
     return 0;
 }
 
-static int run_forward(pl_decoder *d, const pl_pass *p, pl_error *err) {
+static void pack_qkv(pl_pass *p, int64_t layer, bool back) {
+    pl_pass_unpack(p);
+    pl_pass_pack(p, layer, back, PL_LIN_Q, PL_LIN_V);
+}
+
+/* From o on, and the beginning of the next layer. */
+static void pack_between(pl_pass *p, int64_t layer) {
+    pl_pass_unpack(p);
+    pl_pass_pack(p, layer, false, PL_LIN_O, PL_LIN_DOWN);
+    if (layer + 1 < p->d->arch->L) pl_pass_pack(p, layer + 1, false, PL_LIN_Q, PL_LIN_V);
+}
+
+static int run_forward(pl_decoder *d, pl_pass *p, pl_error *err) {
     int rc = begin(d, p->w, p->f, err);
+    pack_qkv(p, 0, false);
     if (rc == 0) rc = layer_context(err, pl_pass_rows(p, 0, qkv_forward, err), 0, "");
     for (int64_t l = 0; rc == 0 && l < d->arch->L; l++) {
         attend(p, l);
+        pack_between(p, l);
         rc = layer_context(err, pl_pass_rows(p, l, between_forward, err), l, "");
     }
     return rc;
@@ -265,10 +279,13 @@ static int out_and_gate_up(const pl_pass *p, int64_t layer, pl_error *err) {
     return rc ? rc : gate_up_forward(p, layer, err);
 }
 
-static int layer_recompute(const pl_pass *p, int64_t layer, pl_error *err) {
+static int layer_recompute(pl_pass *p, int64_t layer, pl_error *err) {
+    pack_qkv(p, layer, false);
     int rc = pl_pass_rows(p, layer, qkv_forward, err);
     if (rc) return rc;
     attend(p, layer);
+    pl_pass_unpack(p);
+    pl_pass_pack(p, layer, false, PL_LIN_O, PL_LIN_UP);
     return pl_pass_rows(p, layer, out_and_gate_up, err);
 }
 
@@ -309,16 +326,19 @@ static int back_through_norm1(const pl_pass *p, int64_t layer, pl_error *err) {
     return trained ? all_rows(p, layer, norm1_rows, err) : pl_pass_rows(p, layer, norm1_rows, err);
 }
 
-static int layer_backward(const pl_pass *p, int64_t layer, pl_error *err) {
+static int layer_backward(pl_pass *p, int64_t layer, pl_error *err) {
     const pl_decoder *d = p->d;
     const pl_layer_acts *s = &d->acts[layer];
     int rc = 0;
     if (d->recompute) PL_GO(rc, layer_recompute(p, layer, err));
+    pl_pass_unpack(p);
+    pl_pass_pack(p, layer, true, PL_LIN_O, PL_LIN_DOWN);
     PL_GO(rc, pl_pass_rows(p, layer, mlp_backward, err));
     const pl_linear_ends mlp[] = {{PL_LIN_DOWN, d->dx, d->act}, {PL_LIN_GATE, s->g, d->n}, {PL_LIN_UP, s->u, d->n}};
     PL_GO(rc, pl_linear_gradients(p, layer, mlp, PL_LEN(mlp), err));
     PL_GO(rc, back_through_norm2(p, layer, err));
     attend_backward(p, layer);
+    if (pl_pass_needs_input_grad(p, layer)) pack_qkv(p, layer, true);
     PL_GO(rc, pl_pass_rows(p, layer, qkv_backward, err));
     const pl_linear_ends attention[] = {
         {PL_LIN_O, d->dx, s->o}, {PL_LIN_Q, d->dq, d->n}, {PL_LIN_K, d->dk, d->n}, {PL_LIN_V, d->dv, d->n}};
@@ -346,8 +366,11 @@ int pl_decoder_find_nonfinite(pl_decoder *d, const pl_weights *w, const pl_lora 
     *layer = -1;
     if (rc || !isfinite(d->backend.ops->sum_squares(d->acts[0].x0, n))) return rc;
     for (*layer = 0; rc == 0 && *layer < d->arch->L; ++*layer) {
+        pack_qkv(&p, *layer, false);
         rc = pl_pass_rows(&p, *layer, qkv_forward, err);
         if (rc == 0) attend(&p, *layer);
+        pl_pass_unpack(&p);
+        pl_pass_pack(&p, *layer, false, PL_LIN_O, PL_LIN_DOWN);
         if (rc == 0) rc = pl_pass_rows(&p, *layer, rest_forward, err);
         if (rc || !isfinite(d->backend.ops->sum_squares(layer_output(d, *layer), n))) return rc;
     }

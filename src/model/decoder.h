@@ -50,6 +50,8 @@ typedef struct pl_decoder {
     real *partial; /* [lanes] x partial_stride: a lane's sums of one layer's dA and dB */
     int64_t partial_stride;
     int64_t low_stride, max_rank;
+    char *packed; /* weights of a stretch of the layers, packed (linear.h); packed_bytes of it */
+    size_t packed_bytes;
     /* backward */
     real *dx;  /* [T,C] gradient of the residual stream */
     real *dn;  /* [T,C] */

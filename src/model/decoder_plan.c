@@ -90,6 +90,8 @@ int pl_decoder_take(pl_decoder *d, const pl_arch *a, const pl_backend *backend, 
     if (spec->max_rank > 0 && !spec->training) PL_GO(rc, PL_TAKE(arena, &d->low, d->low_stride, ACTS, err));
     if (spec->dropout) PL_GO(rc, PL_TAKE(arena, &d->dropped, T * d->dropped_width, ACTS, err));
     if (spec->training) PL_GO(rc, take_backward(d, T, spec->max_rank, arena, err));
+    d->packed_bytes = pl_pass_packed_bytes(d);
+    if (d->packed_bytes > 0) PL_GO(rc, PL_TAKE(arena, &d->packed, (int64_t)d->packed_bytes, "packed weights", err));
 out:
     return rc ? pl_error_context(err, rc, "decoder buffers for %" PRId64 " tokens", spec->max_tokens) : 0;
 }

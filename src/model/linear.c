@@ -11,12 +11,14 @@ typedef struct shape {
     const pl_mat *w;
     const real *bias;
     int64_t in, out;
+    const void *packed;         /* NULL: none */
     const pl_lora_module *lora; /* NULL: none */
 } shape;
 
 static shape shape_of(const pl_pass *p, int64_t layer, pl_lin which) {
     const pl_layer_weights *lw = &p->w->layers[layer];
     shape s = {.w = &lw->w[which], .bias = lw->b[which], .in = lw->w[which].cols, .out = lw->w[which].rows};
+    if (p->lane) s.packed = p->packed[which];
     if (p->lora && pl_lora_at(p->lora, layer, which)->a) s.lora = pl_lora_at(p->lora, layer, which);
     return s;
 }
@@ -30,7 +32,8 @@ static pl_gemm_call weight_y(const pl_pass *p, const shape *s, real *y, const re
                           .k = s->in,
                           .a = x,
                           .lda = s->in,
-                          .b = s->w->data,
+                          .b = s->packed ? s->packed : s->w->data,
+                          .b_packed = s->packed != NULL,
                           .b_type = s->w->type,
                           .ldb = s->in,
                           .c = y,
@@ -47,7 +50,8 @@ static pl_gemm_call weight_dx(const pl_pass *p, const shape *s, real *dx, const 
                           .k = s->out,
                           .a = dy,
                           .lda = s->out,
-                          .b = s->w->data,
+                          .b = s->packed ? s->packed : s->w->data,
+                          .b_packed = s->packed != NULL,
                           .b_type = s->w->type,
                           .ldb = s->in,
                           .c = dx,
@@ -382,6 +386,8 @@ static int prepare_rows(pl_pass *p, const shape *s, pl_lin which, bool backward,
     p->lane = lane;
     pl_gemm_call y = weight_y(p, s, NULL, NULL, accumulates_y(which));
     pl_gemm_call dx = weight_dx(p, s, NULL, NULL, accumulates_dx(which));
+    y.b_packed = lane && pl_pass_packs(p->d, which, false);
+    dx.b_packed = lane && pl_pass_packs(p->d, which, true);
     int rc = pl_gemm_prepare(p->d->backend.gemm, &y, err);
     return rc || !backward ? rc : pl_gemm_prepare(p->d->backend.gemm, &dx, err);
 }

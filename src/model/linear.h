@@ -14,10 +14,12 @@ typedef struct pl_pass {
     const pl_forest *f;
     const pl_kv_cache *cache; /* generation, with the row of each token; else NULL */
     const int64_t *slots;
-    int64_t first_trainable; /* layer; -1: the embeddings are trained; L: nothing is */
-    int64_t t0, T;           /* rows [t0, t0 + T) of every buffer */
-    bool first_block;        /* of its lane */
-    int lane; /* 0: products and ops thread inside; else this thread alone, in that lane (kernels/gemm.h) */
+    int64_t first_trainable;          /* layer; -1: the embeddings are trained; L: nothing is */
+    int64_t t0, T;                    /* rows [t0, t0 + T) of every buffer */
+    const void *packed[PL_LIN_COUNT]; /* weights that are packed for lanes; NULL: as stored */
+    size_t packed_used;
+    bool first_block; /* of its lane */
+    int lane;         /* 0: products and ops thread inside; else this thread alone, in that lane (kernels/gemm.h) */
 } pl_pass;
 
 /* fn over all rows of the batch, which it must treat one by one: in blocks of at most PL_GEMM_LANE_ROWS that stay in a
@@ -31,6 +33,14 @@ int64_t pl_pass_shared_rows(const pl_decoder *d);
 bool pl_pass_lane_has_rows(const pl_pass *whole, int i, int lanes);
 /* The pass over all rows at once, with threads inside. */
 pl_pass pl_pass_all(const pl_pass *p);
+
+/* pack.c. Before pl_pass_rows: packs the layer's linear layers from `first` to `last` (as PL_LIN_ counts them) for Y,
+ * or dX when `back`, behind what is packed; of one linear layer one at a time. Nothing where threads share products. */
+void pl_pass_pack(pl_pass *p, int64_t layer, bool back, pl_lin first, pl_lin last);
+void pl_pass_unpack(pl_pass *p); /* forgets all of it */
+/* Will lanes multiply this linear layer's packed weights? And the room that they take at most. */
+bool pl_pass_packs(const pl_decoder *d, pl_lin which, bool back);
+size_t pl_pass_packed_bytes(const pl_decoder *d);
 
 /* Matrices here are whole buffers; a call works on the pass's rows of them.
  * y (+)= x W^T + b + scale B (A drop(x)); y [T,out], x [T,in]. same_x: x is that of the call before. */

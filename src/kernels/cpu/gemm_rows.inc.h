@@ -66,6 +66,79 @@ static void to_bf16(uint16_t *y, const void *x, pl_dtype type, int64_t n) {
     }
 }
 
+/* --- packing (gemm_impl.h) --- */
+
+/* VW elements of a packed B from a row of k. */
+INLINE vi row_elements(const char *row, int64_t i, pl_dtype type, bool pairs, bool round) {
+    if (!pairs) return vf_as_vi(load_stored(row, i, type, round));
+    if (type == PL_BF16) return vi_load(row + 4 * i);
+    uint16_t line[2 * VW];
+    convert_bf16(line, row + 2 * i * (type == PL_F32 ? 4 : 2), type, 2 * VW);
+    return vi_load(line);
+}
+
+INLINE void pack_panel(float *out, const char *b, pl_dtype type, bool pairs, bool round, int64_t bytes, int64_t depth) {
+    for (int64_t j = 0; j < PL_PACK_ROWS; j += VW)
+        for (int64_t i = 0; i < depth; i += VW) {
+            vf r[VW];
+#pragma GCC unroll 16
+            for (int l = 0; l < VW; l++) {
+                const char *row = b + (j + l) * bytes;
+                __builtin_prefetch(row + VW * bytes +
+                                   i * (type == PL_F32 && pairs   ? 8
+                                        : type == PL_F32 || pairs ? 4
+                                                                  : 2));
+                r[l] = vi_as_vf(row_elements(row, i, type, pairs, round));
+            }
+            v_transpose(r);
+#pragma GCC unroll 16
+            for (int l = 0; l < VW; l++) v_store(out + (i + l) * PL_PACK_ROWS + j, r[l]);
+        }
+}
+
+static void pack_y(float *out, const void *b, pl_dtype type, bool pairs, bool round, int64_t ldb, int64_t depth) {
+    int64_t bytes = ldb * (type == PL_F32 ? 4 : 2);
+    switch (type) { /* constants for the inlined loops */
+    case PL_F32: pack_panel(out, b, PL_F32, pairs, round, bytes, depth); break;
+    case PL_F16: pack_panel(out, b, PL_F16, pairs, round, bytes, depth); break;
+    default:
+        (pairs ? pack_panel(out, b, PL_BF16, true, false, bytes, depth)
+               : pack_panel(out, b, PL_BF16, false, false, bytes, depth));
+        break;
+    }
+}
+
+/* VW elements at column j: of one row, or pairs of two rows. */
+INLINE vi column_elements(const char *row, int64_t bytes, int64_t j, pl_dtype type, bool pairs, bool round) {
+    if (!pairs) return vf_as_vi(load_stored(row, j, type, round));
+    vi low = vf_as_vi(load_stored(row, j, type, true)), high = vf_as_vi(load_stored(row + bytes, j, type, true));
+    return vi_or(vi_shr(low, 16), high);
+}
+
+INLINE void pack_columns(float *out, const char *b, pl_dtype type, bool pairs, bool round, int64_t bytes, int64_t n,
+                         int64_t depth) {
+    int64_t step = pairs ? 2 : 1;
+    for (int64_t p = 0; p < n; p += PL_PACK_ROWS, out += PL_PACK_ROWS * depth)
+        for (int64_t i = 0; i < PL_PACK_K / step; i++)
+#pragma GCC unroll 8
+            for (int64_t j = 0; j < PL_PACK_ROWS; j += VW)
+                v_store(out + i * PL_PACK_ROWS + j,
+                        vi_as_vf(column_elements(b + i * step * bytes, bytes, p + j, type, pairs, round)));
+}
+
+static void pack_dx(float *out, const void *b, pl_dtype type, bool pairs, bool round, int64_t ldb, int64_t n,
+                    int64_t depth) {
+    int64_t bytes = ldb * (type == PL_F32 ? 4 : 2);
+    switch (type) {
+    case PL_F32: pack_columns(out, b, PL_F32, pairs, round, bytes, n, depth); break;
+    case PL_F16: pack_columns(out, b, PL_F16, pairs, round, bytes, n, depth); break;
+    default:
+        (pairs ? pack_columns(out, b, PL_BF16, true, false, bytes, n, depth)
+               : pack_columns(out, b, PL_BF16, false, false, bytes, n, depth));
+        break;
+    }
+}
+
 /* M rows of a with one row of b, which is read once and in order: memory is what this waits for. Four sums for each
  * product, whatever M, so that bits do not depend on it. M, type and round are constants where it is inlined. */
 INLINE void dots_one(float *c, int64_t ldc, bool add, const float *a, int64_t lda, int M, const char *b, pl_dtype type,

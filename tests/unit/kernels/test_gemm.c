@@ -159,22 +159,41 @@ static int64_t operands_changed(const product *p) {
     return count;
 }
 
+static int packed_products;
+
 static void run_checked_in(pl_gemm_call c, int64_t pad, int64_t step) {
     product p = product_make(c, pad);
     pl_error err;
+    void *packed = NULL;
+    if (c.b_packed) {
+        pl_gemm_call source = p.call;
+        size_t bytes = pl_gemm_packed_bytes(gemm, &source);
+        packed = take((int64_t)bytes + 64, 1);
+        memset((char *)packed + bytes, 0x5a, 64);
+        pl_gemm_pack(gemm, &packed, &source, 1);
+        for (size_t i = bytes; i < bytes + 64; i++) assert_int_equal(((char *)packed)[i], 0x5a);
+        p.call.b = packed;
+    }
     if (c.lane && pl_gemm_prepare(gemm, &p.call, &err) != 0) fail_msg("%s: %s", describe(&p), err.text);
     if (pl_gemm_run(gemm, &p.call, &err) != 0) fail_msg("%s: %s", describe(&p), err.text);
     assert_int_equal(wrong(&p, step), 0);
     assert_int_equal(touched(&p), 0);
     assert_int_equal(operands_changed(&p), 0);
     product_free(&p);
+    free(packed);
 }
 
-/* By all threads, and (what fits a lane) by this thread alone in the second of two lanes. */
+/* By all threads, and (what fits a lane) by this thread alone in the second of two lanes; and both with B packed. */
 static void run_checked(pl_gemm_call c, int64_t pad, int64_t step) {
     run_checked_in(c, pad, step);
     c.lane = 2;
     if (c.kind != PL_GEMM_DW && c.m <= PL_GEMM_LANE_ROWS) run_checked_in(c, pad, step);
+    if (pl_gemm_packed_bytes(gemm, &c) == 0) return;
+    packed_products++;
+    c.b_packed = true;
+    if (c.m <= PL_GEMM_LANE_ROWS) run_checked_in(c, pad, step);
+    c.lane = 0;
+    run_checked_in(c, pad, step);
 }
 
 static const pl_dtype types[] = {PL_F32, PL_F16, PL_BF16};
@@ -203,6 +222,18 @@ static void test_odd_shapes(void **state) {
 }
 
 /* More tokens than the largest block, and a tail. */
+/* Shapes that are packed, where the provider packs. */
+static void test_packed(void **state) {
+    (void)state;
+    const int64_t tokens[] = {1, 5, 16, 33, 200, 300}, sizes[][2] = {{64, 64}, {192, 64}, {128, 192}, {64, 160}};
+    int before = packed_products;
+    for (int kind = PL_GEMM_Y; kind <= PL_GEMM_DX; kind++)
+        for (int64_t t = 0; t < PL_LEN(tokens); t++)
+            for (int64_t s = 0; s < PL_LEN(sizes); s++)
+                every_mode((pl_gemm_kind)kind, tokens[t], sizes[s][0], sizes[s][1], s % 2 ? 3 : 0, 1);
+    printf("%d products with packed weights\n", packed_products - before);
+}
+
 static void test_many_tokens(void **state) {
     (void)state;
     for (int kind = PL_GEMM_Y; kind <= PL_GEMM_DW; kind++) every_mode((pl_gemm_kind)kind, 1865, 19, 23, 1, 3);
@@ -215,17 +246,18 @@ static void test_tiles(void **state) {
     for (int t = 0; t < 3; t++)
         for (int bf16 = 0; bf16 < 2; bf16++) {
             if ((types[t] == PL_BF16) == (bf16 == 1) && types[t] != PL_F16) continue; /* mostly not converted */
-            run_checked(
-                (pl_gemm_call){PL_GEMM_Y, bf16, false, 33, 8300, 514, NULL, 0, NULL, types[t], 0, NULL, 0, 0, false}, 0,
-                61);
-            run_checked(
-                (pl_gemm_call){PL_GEMM_DX, bf16, bf16, 33, 514, 8300, NULL, 0, NULL, types[t], 0, NULL, 0, 0, false}, 0,
-                7);
+            run_checked((pl_gemm_call){PL_GEMM_Y, bf16, false, 33, 8300, 514, NULL, 0, NULL, types[t], 0, NULL, 0, 0,
+                                       false, false},
+                        0, 61);
+            run_checked((pl_gemm_call){PL_GEMM_DX, bf16, bf16, 33, 514, 8300, NULL, 0, NULL, types[t], 0, NULL, 0, 0,
+                                       false, false},
+                        0, 7);
         }
-    run_checked((pl_gemm_call){PL_GEMM_DW, true, true, 16500, 3, 41, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false}, 1,
-                7);
-    run_checked((pl_gemm_call){PL_GEMM_DX, true, false, 1024, 3, 16500, NULL, 0, NULL, PL_BF16, 0, NULL, 0, 0, false},
-                0, 17);
+    run_checked(
+        (pl_gemm_call){PL_GEMM_DW, true, true, 16500, 3, 41, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false, false}, 1, 7);
+    run_checked(
+        (pl_gemm_call){PL_GEMM_DX, true, false, 1024, 3, 16500, NULL, 0, NULL, PL_BF16, 0, NULL, 0, 0, false, false}, 0,
+        17);
 }
 
 /* A NaN in a valid row reaches its own row of C and no other. */
@@ -235,7 +267,8 @@ static void test_nan_shows(void **state) {
     for (int mode = 0; mode < 4; mode++) {
         int64_t m = tokens[mode / 2];
         product p = product_make(
-            (pl_gemm_call){PL_GEMM_Y, mode & 1, false, m, 20, 50, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false}, 0);
+            (pl_gemm_call){PL_GEMM_Y, mode & 1, false, m, 20, 50, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false, false},
+            0);
         p.a[1 * p.call.lda + 49] = NAN;
         assert_int_equal(pl_gemm_run(gemm, &p.call, NULL), 0);
         for (int64_t i = 0; i < m; i++)
@@ -248,7 +281,7 @@ static void test_no_tokens_and_no_terms(void **state) {
     (void)state;
     float a[64 * 8] = {0}, b[64] = {0}, c[32 * 8];
     for (int i = 0; i < 32 * 8; i++) c[i] = 3.0f;
-    pl_gemm_call call = {PL_GEMM_Y, false, false, 0, 8, 8, a, 8, b, PL_F32, 8, c, 8, 0, false};
+    pl_gemm_call call = {PL_GEMM_Y, false, false, 0, 8, 8, a, 8, b, PL_F32, 8, c, 8, 0, false, false};
     assert_int_equal(pl_gemm_run(gemm, &call, NULL), 0);
     assert_true(c[0] == 3.0f);
     call.kind = PL_GEMM_DW, call.m = 8, call.k = 0, call.accumulate = true;
@@ -263,7 +296,7 @@ static void test_bad_calls(void **state) {
     (void)state;
     float x[64] = {0};
     pl_error err;
-    const pl_gemm_call good = {PL_GEMM_Y, false, false, 1, 8, 8, x, 8, x, PL_F32, 8, x, 8, 0, false};
+    const pl_gemm_call good = {PL_GEMM_Y, false, false, 1, 8, 8, x, 8, x, PL_F32, 8, x, 8, 0, false, false};
     pl_gemm_call bad = good;
     bad.m = -1;
     assert_int_equal(pl_gemm_run(gemm, &bad, &err), PL_E_SHAPE);
@@ -315,7 +348,7 @@ static void test_failing_allocations(void **state) {
     (void)state;
     int64_t live = pl_test_live_bytes();
     product p = product_make(
-        (pl_gemm_call){PL_GEMM_DX, true, false, 300, 30, 20, NULL, 0, NULL, PL_F16, 0, NULL, 0, 0, false}, 0);
+        (pl_gemm_call){PL_GEMM_DX, true, false, 300, 30, 20, NULL, 0, NULL, PL_F16, 0, NULL, 0, 0, false, false}, 0);
     int rc = PL_E_NOMEM;
     for (int64_t k = 0; rc != 0; k++) {
         assert_true(k < 100);
@@ -355,7 +388,7 @@ static void test_names(void **state) {
 static void test_comparison_can_fail(void **state) {
     (void)state;
     product p = product_make(
-        (pl_gemm_call){PL_GEMM_Y, true, false, 33, 20, 129, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false}, 0);
+        (pl_gemm_call){PL_GEMM_Y, true, false, 33, 20, 129, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false, false}, 0);
     assert_int_equal(pl_gemm_run(gemm, &p.call, NULL), 0);
     assert_int_equal(wrong(&p, 1), 0);
     float was = p.c[7];
@@ -379,7 +412,7 @@ enum { LANES = 4 };
 static void test_lanes(void **state) {
     PL_UNUSED(state);
     product p[LANES];
-    pl_gemm_call c = {PL_GEMM_Y, true, false, 200, 96, 130, NULL, 0, NULL, PL_BF16, 0, NULL, 0, 0, false};
+    pl_gemm_call c = {PL_GEMM_Y, true, false, 200, 96, 130, NULL, 0, NULL, PL_BF16, 0, NULL, 0, 0, false, false};
     float *want = take(200 * 96, sizeof *want);
     int failed = 0;
     c.lane = LANES;
@@ -418,17 +451,12 @@ int main(void) {
     pl_ops_init(&ops, level);
     if (pl_gemm_new(&gemm, level, &ops, &err)) return printf("%s\n", err.text), 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names),
-        cmocka_unit_test(test_comparison_can_fail),
-        cmocka_unit_test(test_odd_shapes),
-        cmocka_unit_test(test_many_tokens),
-        cmocka_unit_test(test_tiles),
-        cmocka_unit_test(test_nan_shows),
-        cmocka_unit_test(test_no_tokens_and_no_terms),
-        cmocka_unit_test(test_bad_calls),
-        cmocka_unit_test(test_prepared),
-        cmocka_unit_test(test_lanes),
-        cmocka_unit_test(test_failing_allocations),
+        cmocka_unit_test(test_names),       cmocka_unit_test(test_comparison_can_fail),
+        cmocka_unit_test(test_odd_shapes),  cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_many_tokens), cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_nan_shows),   cmocka_unit_test(test_no_tokens_and_no_terms),
+        cmocka_unit_test(test_bad_calls),   cmocka_unit_test(test_prepared),
+        cmocka_unit_test(test_lanes),       cmocka_unit_test(test_failing_allocations),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     pl_gemm_free(gemm);

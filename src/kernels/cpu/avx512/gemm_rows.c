@@ -6,5 +6,5 @@
 
 #include "kernels/cpu/gemm_rows.inc.h"
 
-const pl_gemm_rows pl_gemm_rows_avx512 = {to_f32, to_bf16, dots};
+const pl_gemm_rows pl_gemm_rows_avx512 = {to_f32, to_bf16, dots, pack_y, pack_dx};
 #endif
