@@ -237,52 +237,121 @@ static void fwd_task(float *o, float *lse, const float *q, const float *k, const
 }
 
 /* --- few columns: one new token of a sequence --- */
-/* With the columns in the lanes most lanes would idle: here the head dimension lies in the lanes, a column at a
- * time. */
+/* With the columns in the lanes most lanes would idle: here the head dimension lies in the lanes. A block of keys and
+ * values serves all columns while it is in the cache. */
 #define FEW_COLUMNS 4
+#define FEW_VECTORS 4 /* of a row of values at a time */
+
+/* p[j] = scale * (q . k[j]) for VW keys: their products in a vector each, which are added up together. */
+static void few_scores_all(float *p, const float *q, const float *k, int64_t stride, int64_t D, float scale) {
+    vf r[VW];
+    UNROLL for (int j = 0; j < VW; j++) r[j] = v_zero();
+    EACH_VECTOR(d, n, D) {
+        vf x = v_get(q + d, n);
+        if (n == VW) {
+            UNROLL for (int j = 0; j < VW; j++) r[j] = v_fma(x, v_load(k + j * stride + d), r[j]);
+        } else {
+            UNROLL for (int j = 0; j < VW; j++) r[j] = v_fma(x, v_get(k + j * stride + d, n), r[j]);
+        }
+    }
+    v_transpose(r);
+    UNROLL for (int j = 1; j < VW; j++) r[j] = v_add(r[j - 1], r[j]);
+    v_store(p, v_mul(v_set(scale), r[VW - 1]));
+}
+
+/* Asks for rows of keys or values a block ahead, into the second-level cache: a cache's rows lie apart, and those of
+ * other heads between them. */
+static void few_fetch(const float *x, int64_t stride, int64_t n, int64_t D) {
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t d = 0; d < D; d += 16) __builtin_prefetch(x + (j + KEYS) * stride + d, 0, 2);
+}
+
+static void few_scores(float *p, const float *q, const float *k, int64_t stride, int64_t n, int64_t D, float scale) {
+    int64_t j = 0;
+    for (; j + VW <= n; j += VW) few_scores_all(p + j, q, k + j * stride, stride, D, scale);
+    for (; j < n; j++) p[j] = scale * sum_products(q, k + j * stride, NULL, D);
+}
+
+/* o = o * scale + sum_j p[j] v[j] for `count` <= FEW_VECTORS whole vectors of a row, a constant where it is inlined. */
+INLINED void few_sums_of(float *o, const float *v, int64_t stride, const float *p, int64_t n, int count, float scale) {
+    vf even[FEW_VECTORS], odd[FEW_VECTORS];
+    UNROLL for (int i = 0; i < count; i++) even[i] = v_mul(v_load(o + i * VW), v_set(scale)), odd[i] = v_zero();
+    int64_t j = 0;
+    for (; j + 2 <= n; j += 2) {
+        vf a = v_set(p[j]), b = v_set(p[j + 1]);
+        UNROLL for (int i = 0; i < count; i++) {
+            even[i] = v_fma(a, v_load(v + j * stride + i * VW), even[i]);
+            odd[i] = v_fma(b, v_load(v + (j + 1) * stride + i * VW), odd[i]);
+        }
+    }
+    if (j < n) {
+        UNROLL for (int i = 0; i < count; i++) even[i] = v_fma(v_set(p[j]), v_load(v + j * stride + i * VW), even[i]);
+    }
+    UNROLL for (int i = 0; i < count; i++) v_store(o + i * VW, v_add(even[i], odd[i]));
+}
 
 /* o[0 .. D) = o * scale + sum_j p[j] v[j]. */
 static void few_sums(float *o, const float *v, int64_t stride, const float *p, int64_t n, int64_t D, float scale) {
-    EACH_VECTOR(d, k, D) {
-        vf even = v_mul(v_get(o + d, k), v_set(scale)), odd = v_zero();
-        int64_t j = 0;
-        for (; j + 2 <= n; j += 2) {
-            even = v_fma(v_set(p[j]), v_get(v + j * stride + d, k), even);
-            odd = v_fma(v_set(p[j + 1]), v_get(v + (j + 1) * stride + d, k), odd);
-        }
-        if (j < n) even = v_fma(v_set(p[j]), v_get(v + j * stride + d, k), even);
-        v_put(o + d, v_add(even, odd), k);
-    }
+    int64_t d = 0;
+    for (; d + FEW_VECTORS * VW <= D; d += FEW_VECTORS * VW)
+        few_sums_of(o + d, v + d, stride, p, n, FEW_VECTORS, scale);
+    for (; d + VW <= D; d += VW) few_sums_of(o + d, v + d, stride, p, n, 1, scale);
+    if (d == D) return;
+    vf sum = v_mul(v_get(o + d, D - d), v_set(scale));
+    for (int64_t j = 0; j < n; j++) sum = v_fma(v_set(p[j]), v_get(v + j * stride + d, D - d), sum);
+    v_put(o + d, sum, D - d);
 }
 
-static void few_column(float *o, float *lse, const float *q, const float *k, const float *v, const attn_cols *t) {
-    const pl_attn *a = t->a;
-    float p[KEYS], max = -INFINITY, total = 0;
-    for (int64_t d = 0; d < a->D; d++) o[d] = 0;
-    for (key_walk w = {0}; walk_next(&w, t);) {
-        int64_t at = w.b.row * a->kv_stride + t->g * a->D;
-        for (int64_t j = 0; j < w.b.n; j++) p[j] = a->scale * sum_products(q, k + at + j * a->kv_stride, NULL, a->D);
-        float top = row_max(p, w.b.n, max), scale = expf(max - top);
-        vf s = v_zero();
-        EACH_VECTOR(j, n, w.b.n) {
-            vf e = v_select(v_mask_n(n), v_exp(v_sub(v_get(p + j, n), v_set(top))), v_zero());
-            s = v_add(s, e);
-            v_put(p + j, e, n);
-        }
-        few_sums(o, v + at, a->kv_stride, p, w.b.n, a->D, scale);
-        total = total * scale + v_sum(s);
-        max = top;
+/* A column's running softmax. */
+typedef struct few_state {
+    float max, total;
+} few_state;
+
+/* p [KEYS] = exp(score - new maximum) for the n keys of a block that the column sees; returns exp(old - new). */
+static float few_softmax(float *p, few_state *s, const float *q, const float *k, int64_t n, const pl_attn *a) {
+    few_scores(p, q, k, a->kv_stride, n, a->D, a->scale);
+    float top = row_max(p, n, s->max), scale = expf(s->max - top);
+    vf sum = v_zero();
+    EACH_VECTOR(j, c, n) {
+        vf e = v_select(v_mask_n(c), v_exp(v_sub(v_get(p + j, c), v_set(top))), v_zero());
+        sum = v_add(sum, e);
+        v_put(p + j, e, c);
     }
-    scale_span(o, 1 / total, a->D);
-    if (lse) *lse = max + logf(total);
+    s->total = s->total * scale + v_sum(sum);
+    s->max = top;
+    return scale;
+}
+
+/* Keys of the block that the lane's query sees. */
+static int64_t few_visible(const key_block *b, const attn_cols *t, int64_t lane) {
+    return b->own < 0 ? b->n : PL_MAX(0, PL_MIN(b->n, col_limit(t, lane) + 1 - b->own));
 }
 
 static void few_task(float *o, float *lse, const float *q, const float *k, const float *v, const attn_cols *t) {
+    const pl_attn *a = t->a;
+    few_state s[FEW_COLUMNS];
+    float p[FEW_COLUMNS][KEYS], scale[FEW_COLUMNS];
     for (int64_t lane = 0; lane < t->nc; lane++) {
-        attn_cols one;
-        cols_init(&one, t->a, t->run, t->g, t->c0 + lane, 1);
-        few_column(o + col_offset(t, lane, t->a->o_stride), lse ? lse + col_stat(t, lane) : NULL,
-                   q + col_offset(t, lane, t->a->q_stride), k, v, &one);
+        s[lane] = (few_state){-INFINITY, 0};
+        memset(o + col_offset(t, lane, a->o_stride), 0, (size_t)a->D * sizeof *o);
+    }
+    for (key_walk w = {0}; walk_next(&w, t);) {
+        int64_t at = w.b.row * a->kv_stride + t->g * a->D, n[FEW_COLUMNS];
+        few_fetch(k + at, a->kv_stride, w.b.n, a->D);
+        for (int64_t lane = 0; lane < t->nc; lane++) {
+            n[lane] = few_visible(&w.b, t, lane);
+            if (n[lane] > 0)
+                scale[lane] = few_softmax(p[lane], &s[lane], q + col_offset(t, lane, a->q_stride), k + at, n[lane], a);
+        }
+        few_fetch(v + at, a->kv_stride, w.b.n, a->D);
+        for (int64_t lane = 0; lane < t->nc; lane++)
+            if (n[lane] > 0)
+                few_sums(o + col_offset(t, lane, a->o_stride), v + at, a->kv_stride, p[lane], n[lane], a->D,
+                         scale[lane]);
+    }
+    for (int64_t lane = 0; lane < t->nc; lane++) {
+        scale_span(o + col_offset(t, lane, a->o_stride), 1 / s[lane].total, a->D);
+        if (lse) lse[col_stat(t, lane)] = s[lane].max + logf(s[lane].total);
     }
 }
 
