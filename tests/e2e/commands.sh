@@ -10,13 +10,13 @@ says() { # NAME PATTERN
 run version --version && says version '^plumb [0-9]+\.[0-9]+'
 run usage --help && says usage '^  dpo '
 run help help && same_file "$work/help.stdout" "$work/usage.stdout"
-for command in dpo sft logps eval generate tokenize init doctor help; do
+for command in dpo sft reward verifier logps eval score generate tokenize init doctor help; do
   run "help_$command" $command --help && says "help_$command" "^Usage: plumb $command"
   run "help2_$command" help $command && same_file "$work/help_$command.stdout" "$work/help2_$command.stdout"
   says usage "^  $command "
 done
 # a default is told once
-for command in dpo sft logps eval generate; do
+for command in dpo sft reward verifier logps eval score generate; do
   tr -s ' \n' '  ' <"$work/help_$command.stdout" | sed 's/ --/\n--/g' | grep -q '(default.*default: unset' &&
     fail "$command --help tells a default twice"
 done

@@ -120,6 +120,14 @@ for loss in sigmoid hinge ipo simpo alphapo; do
   ordered "cpo_$loss" cpo "$work/pairs8.jsonl" "$work/pairs.jsonl" --loss_type $loss
 done
 
+equivalent reward none reward pairs --center_rewards_coefficient 0.01
+ordered reward reward "$work/pairs8.jsonl" "$work/pairs.jsonl"
+equivalent reward_lora none reward pairs --use_peft --lora_target_modules all-linear
+equivalent verifier none verifier unpaired
+lora reward reward pairs --center_rewards_coefficient 0.01
+lora verifier verifier unpaired
+ordered verifier verifier "$work/rows8.jsonl" "$work/rows.jsonl"
+
 # References: one that moves (kept in checkpoints), with all weights and with LoRA; none; the policy itself; an adapter.
 sync=(--sync_ref_model --ref_model_sync_steps 2 --ref_model_mixup_alpha 0.6)
 equivalent moving none dpo pairs "${sync[@]}"

@@ -56,6 +56,15 @@ near "$(value <(head -n 1 "$work/further/metrics.jsonl") accuracy)" 1 0.3 "accur
 # the cut of a step changes nothing; resuming gives the same bytes
 run cut reward --model llama --out "$work/cut" --max_steps 12 --micro_batch_tokens 1 "${pairs[@]}"
 "$compare_log" near 1e-5 "$work/full/metrics.jsonl" "$work/cut/metrics.jsonl" >"$work/cut.near" || fail "cut: $(cat "$work/cut.near")"
+run single reward --model llama --out "$work/single" --max_steps 12 --per_device_train_batch_size 1 --gradient_accumulation_steps 4 \
+  --data pairs/train.jsonl --learning_rate 1e-3 "${one[@]}"
+run four reward --model llama --out "$work/four" --max_steps 12 --per_device_train_batch_size 4 --data pairs/train.jsonl --learning_rate 1e-3 "${one[@]}"
+"$compare_log" near 1e-5 "$work/four/metrics.jsonl" "$work/single/metrics.jsonl" >"$work/single.near" || fail "accumulation: $(cat "$work/single.near")"
+run checkpointed reward --model llama --use_peft --out "$work/checkpointed" --run_name lora --max_steps 12 --save_steps 5 --gradient_checkpointing true \
+  "${rows[@]}" --learning_rate 1e-2
+rm -r "$work/checkpointed"/lora-reward_{final,step10,step12}
+run checkpointed reward --model llama --use_peft --out "$work/checkpointed" --run_name lora --max_steps 12 --save_steps 5 --resume "${rows[@]}" --learning_rate 1e-2
+same_file "$work/checkpointed/lora-reward_final/adapter/adapter_model.safetensors" "$work/lora/lora-reward_final/adapter/adapter_model.safetensors"
 run half reward --model llama --out "$work/half" --run_name full --max_steps 12 --save_steps 5 "${pairs[@]}"
 cp -r "$work/half" "$work/resumed" && rm -r "$work/resumed"/full-reward_{final,step10,step12}
 run resumed reward --model llama --out "$work/resumed" --run_name full --max_steps 12 --save_steps 5 --resume "${pairs[@]}"

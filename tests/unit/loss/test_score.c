@@ -60,6 +60,40 @@ static void goldens(void **state) {
     check("llama", "llama_lora", true, 1);
 }
 
+/* The prompt once for both answers, or once each: the same scores and the same gradient. */
+static void forest_and_copies(void **state) {
+    PL_UNUSED(state);
+    score_fixture f;
+    int64_t rows[] = {0, 1, 2};
+    score_open(&f, "llama", "llama_lora", false);
+    pl_worker *k = &f.worker;
+    score_loss_and_gradient(&f);
+    double d[6], norm = 0, apart = 0;
+    real *kept = NULL;
+    int64_t at = 0;
+    memcpy(d, k->d_score, sizeof d);
+    MUST(PL_NEW(&kept, f.trainable.elements, err));
+    for (int64_t i = 0; i < f.trainable.n; at += f.trainable.params[i++].n)
+        memcpy(kept + at, f.trainable.params[i].grad, (size_t)f.trainable.params[i].n * sizeof(real));
+    pl_trainable_zero_grads(&f.trainable);
+    MUST(pl_forest_build(&k->forest, &f.data, rows, 3, 0, false, false, err));
+    MUST(pl_decoder_forward(&k->decoder, &f.trainable.weights, &f.trainable.lora, &k->forest, true, err));
+    MUST(pl_score_head_forward(&k->score, &f.trainable.weights, &f.trainable.lora, &k->forest, k->decoder.x_last, err));
+    for (int64_t i = 0; i < 6; i++) assert_true(fabs(k->score.score[i] - f.got[i]) <= 1e-5);
+    memcpy(k->d_score, d, sizeof d);
+    MUST(pl_worker_backward(k, &f.trainable, err));
+    at = 0;
+    for (int64_t i = 0; i < f.trainable.n; at += f.trainable.params[i++].n)
+        for (int64_t j = 0; j < f.trainable.params[i].n; j++) {
+            norm += pow((double)kept[at + j], 2);
+            apart += pow((double)(f.trainable.params[i].grad[j] - kept[at + j]), 2);
+        }
+    printf("shared and repeated prompts: gradients differ by %.2g of their norm\n", sqrt(apart / norm));
+    assert_true(sqrt(apart) <= 1e-5 * sqrt(norm));
+    pl_free(kept);
+    score_close(&f);
+}
+
 /* A frozen adapter brings its own head. */
 static void frozen_adapter(void **state) {
     PL_UNUSED(state);
@@ -154,8 +188,8 @@ static void refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(goldens), cmocka_unit_test(frozen_adapter),
-                                       cmocka_unit_test(read_at_the_end), cmocka_unit_test(new_head),
-                                       cmocka_unit_test(refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(goldens),        cmocka_unit_test(forest_and_copies),
+                                       cmocka_unit_test(frozen_adapter), cmocka_unit_test(read_at_the_end),
+                                       cmocka_unit_test(new_head),       cmocka_unit_test(refusals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
