@@ -51,15 +51,19 @@ out:
 static int take_backward(pl_decoder *d, int64_t T, int64_t max_rank, pl_arena *arena, pl_error *err) {
     const pl_arch *a = d->arch;
     int64_t q = a->H * a->D, kv = a->KV * a->D;
+    real *inside = NULL;
     int rc;
     PL_GO(rc, PL_TAKE(arena, &d->dx, T * a->C, GRADS, err));
     PL_GO(rc, PL_TAKE(arena, &d->dn, T * a->C, GRADS, err));
-    PL_GO(rc, PL_TAKE(arena, &d->d_o, T * q, GRADS, err));
-    PL_GO(rc, PL_TAKE(arena, &d->dq, T * q, GRADS, err));
-    PL_GO(rc, PL_TAKE(arena, &d->dk, T * kv, GRADS, err));
-    PL_GO(rc, PL_TAKE(arena, &d->dv, T * kv, GRADS, err));
     PL_GO(rc, PL_TAKE(arena, &d->delta, T * a->H, GRADS, err));
-    PL_GO(rc, PL_TAKE(arena, &d->dact, T * a->F, GRADS, err));
+    /* The gradients inside the MLP are gone before those inside attention are made. */
+    PL_GO(rc, PL_TAKE(arena, &inside, T * PL_MAX(a->F, 2 * (q + kv)), GRADS, err));
+    if (inside) {
+        d->dact = d->d_o = inside;
+        d->dq = d->d_o + T * q;
+        d->dk = d->dq + T * q;
+        d->dv = d->dk + T * kv;
+    }
     if (max_rank == 0) goto out;
     PL_GO(rc, PL_TAKE(arena, &d->dlow, PL_LIN_COUNT * d->low_stride, GRADS, err));
     d->partial_stride = max_rank * pl_linear_sides(a);
