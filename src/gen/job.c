@@ -5,7 +5,7 @@
 
 #include "plumb/log.h"
 
-#define STEP_TOKENS 512 /* prompt tokens of one step at most: bounds the activations of long prompts */
+#define STEP_TOKENS 1024 /* prompt tokens of one step at most: bounds the activations of long prompts */
 
 /* --- prompts into ids */
 
