@@ -144,6 +144,9 @@ int pl_run_open_units(pl_run *r, pl_error *err) {
     int64_t batch = c->per_device_train_batch_size;
     pl_coupling coupling = pl_mix_coupling(&b->mix);
     r->mismatched = b->mix.term[0]->mismatched;
+    if (!r->mismatched && c->kl_pairing != PL_PAIRING_RANDOM)
+        return PL_FAIL(err, PL_E_OPTION, "kl_pairing has no effect with loss_type %s, which has no KL term",
+                       b->mix.term[0]->name);
     r->mismatch = (pl_mismatch){
         .pairing = (pl_pairing)c->kl_pairing, .seed = (uint64_t)c->seed, .batch = batch, .max_length = r->max_length};
     if (r->mismatched && r->mismatch.pairing == PL_PAIRING_BATCH) {

@@ -142,6 +142,20 @@ equivalent current none dpo pairs --reference current
   "$(head -n 1 "$work/sigmoid/metrics.jsonl" | grep -o '"grad_norm": [^,]*')" ] || fail "reference current: not DPO's first gradient"
 "$compare_log" near 1e-6 "$work/moving/metrics.jsonl" "$work/sigmoid/metrics.jsonl" >/dev/null && fail "the reference never moves"
 
+# what would be ignored, or cannot be, is refused
+two=(--model llama --max_steps 1 --out "$work/refused")
+refuse 2 'kl_pairing has no effect' kto "${two[@]}" --data unpaired --loss_type apo_zero_unpaired --kl_pairing fixed
+refuse 2 'label_smoothing has no effect with loss_type sigmoid.*cdpo' dpo "${two[@]}" --data pairs --label_smoothing 0.1
+refuse 2 'loss_weights has 1 numbers for 2' dpo "${two[@]}" --data pairs --loss_type sigmoid ipo --loss_weights 1
+refuse 2 'raw log-ratios' dpo "${two[@]}" --data pairs --loss_type sigmoid nca_pair --f_divergence_type js_divergence
+refuse 2 'loss_type has sigmoid twice' dpo "${two[@]}" --data pairs --loss_type sigmoid sigmoid
+refuse 2 'exo_pair needs label_smoothing' dpo "${two[@]}" --data pairs --loss_type exo_pair
+refuse 2 'train_sampling_strategy sequential' kto "${two[@]}" --data unpaired --kl_pairing batch
+refuse 2 'both say what the reference is' dpo "${two[@]}" --data pairs --ref_model llama --sync_ref_model
+refuse 2 'no effect without sync_ref_model' dpo "${two[@]}" --data pairs --ref_model_sync_steps 3
+refuse 2 'stays as it is' dpo "${two[@]}" --data pairs --reference current --precompute_ref_log_probs
+refuse 1 'need two rows' kto "${two[@]}" --data <(head -n 1 unpaired/train.jsonl)
+
 # the comparisons can fail
 "$compare_log" near 1e-6 "$work/hinge/metrics.jsonl" "$work/sigmoid/metrics.jsonl" >/dev/null && fail "other losses pass"
 "$compare_log" same "$work/kto_random/metrics.jsonl" "$work/kto_fixed/metrics.jsonl" >/dev/null &&
