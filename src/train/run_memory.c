@@ -24,14 +24,36 @@ static void add_caps(pl_forest_caps *caps, pl_forest_caps *unit, const pl_run *r
     pl_batcher_caps_add(unit, &r->batcher, d, rows, n, unit_rows);
 }
 
+/* What no micro-batch of at most `most` of the training rows exceeds. Mismatched answers change from epoch to epoch, so
+ * that only the longest tree and the tokens bound them. */
+static pl_forest_caps bound_of(const pl_run *r, int64_t budget, int64_t most) {
+    const pl_dataset *d = r->train;
+    pl_forest_caps c = pl_forest_caps_of(d, budget, most);
+    if (r->mismatched) {
+        int64_t answers = d->rows[0].answers;
+        c.tokens = PL_MAX(budget, d->longest_tree);
+        c.trees = PL_MIN(most, c.tokens);
+        c.sequences = c.ranges = c.trees * answers;
+        c.segments = c.trees + c.sequences;
+    }
+    if (r->mismatched || pl_run_scores_prompt(r)) c.targets = c.tokens;
+    return c;
+}
+
+/* Of units of so many rows (0: micro-batches are the units, and have their own caps). */
+static pl_forest_caps unit_bound_of(const pl_run *r, int64_t rows) {
+    const pl_dataset *d = r->train;
+    rows = PL_MIN(rows, d->n);
+    return (pl_forest_caps){.sequences = rows * d->rows[0].answers, .targets = rows * d->longest_tree, .trees = rows};
+}
+
 /* The largest micro-batch of all steps of the schedule and the largest unit; of a very long run a bound of it. */
 static int caps_of_steps(pl_forest_caps *caps, pl_forest_caps *unit, pl_run *r, pl_error *err) {
     pl_schedule *s = &r->schedule;
     int64_t budget = r->c->micro_batch_tokens, most = s->most_rows;
     if (s->steps > WALK_ROWS / most) {
-        *caps = pl_forest_caps_of(r->train, budget, PL_MIN(most, r->train->n));
-        if (pl_run_scores_prompt(r)) caps->targets = caps->tokens;
-        *unit = *caps;
+        *caps = bound_of(r, budget, PL_MIN(most, r->train->n));
+        *unit = unit_bound_of(r, r->batcher.unit_rows);
         return 0;
     }
     bool same = !s->random && !r->mismatched; /* every epoch cuts as the first one does */
@@ -46,15 +68,14 @@ static int caps_of_steps(pl_forest_caps *caps, pl_forest_caps *unit, pl_run *r, 
     return pl_run_pair_epoch(r, 0, err);
 }
 
-/* The reference pass, whose mismatched answers change from epoch to epoch: each of them is at most as long as the
- * longest tree says. */
+/* The reference pass. */
 static void add_precompute_caps(pl_forest_caps *caps, const pl_run *r) {
     pl_forest_caps_add(caps, r->train, r->in_order, r->train->n, pl_run_pass_tokens(r), pl_run_scores_prompt(r));
     if (!r->mismatched) return;
-    pl_forest_caps most = pl_forest_caps_of(r->train, pl_run_pass_tokens(r), 0);
-    *caps = (pl_forest_caps){.tokens = PL_MAX(caps->tokens, PL_MAX(most.tokens, r->train->longest_tree)),
+    pl_forest_caps most = bound_of(r, pl_run_pass_tokens(r), r->train->n);
+    *caps = (pl_forest_caps){.tokens = PL_MAX(caps->tokens, most.tokens),
                              .segments = PL_MAX(caps->segments, most.segments),
-                             .targets = PL_MAX(caps->targets, PL_MAX(most.tokens, r->train->longest_tree)),
+                             .targets = PL_MAX(caps->targets, most.targets),
                              .sequences = PL_MAX(caps->sequences, most.sequences),
                              .ranges = PL_MAX(caps->ranges, most.ranges),
                              .trees = PL_MAX(caps->trees, most.trees)};

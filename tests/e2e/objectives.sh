@@ -142,6 +142,30 @@ equivalent current none dpo pairs --reference current
   "$(head -n 1 "$work/sigmoid/metrics.jsonl" | grep -o '"grad_norm": [^,]*')" ] || fail "reference current: not DPO's first gradient"
 "$compare_log" near 1e-6 "$work/moving/metrics.jsonl" "$work/sigmoid/metrics.jsonl" >/dev/null && fail "the reference never moves"
 
+# A run of so many steps that their micro-batches are bounded, not looked at in advance: its first steps are those of a
+# short one. It is stopped as soon as it has shown them.
+endless() { # NAME COMMAND DATA OPTION...
+  local name=$1 command=$2 data=$3 pid
+  shift 3
+  local all=(--model llama --bf16 false --learning_rate 3e-4 --data "$data" --drop_empty --max_length 128 --threads 1 --run_name r --lr_scheduler_type constant
+    --per_device_train_batch_size 8 --save_strategy no --micro_batch_tokens 1 "$@")
+  run "$name-short" "$command" "${all[@]}" --max_steps 4 --out "$work/$name-short" || return
+  "$plumb" "$command" "${all[@]}" --max_steps 100000000 --out "$work/$name-endless" >"$work/$name-endless.log" 2>&1 &
+  pid=$!
+  for _ in $(seq 300); do
+    [ "$(cat "$work/$name-endless/metrics.jsonl" 2>/dev/null | wc -l)" -ge 5 ] && break
+    sleep 0.1
+  done
+  kill -TERM $pid
+  wait $pid
+  head -n 4 "$work/$name-endless/metrics.jsonl" >"$work/$name-first.jsonl"
+  "$compare_log" near 1e-6 "$work/$name-short/metrics.jsonl" "$work/$name-first.jsonl" >"$work/$name.near" ||
+    fail "$name: in a very long run $(cat "$work/$name.near") $(tail -n 1 "$work/$name-endless.log")"
+}
+endless aot dpo pairs --loss_type aot
+endless kto kto unpaired
+endless orpo orpo pairs
+
 # what would be ignored, or cannot be, is refused
 two=(--model llama --max_steps 1 --out "$work/refused")
 refuse 2 'kl_pairing has no effect' kto "${two[@]}" --data unpaired --loss_type apo_zero_unpaired --kl_pairing fixed
