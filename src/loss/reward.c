@@ -1,6 +1,9 @@
 /* reward.c: the reward model of Bradley and Terry (1952), as in arXiv:2204.05862 and TRL's RewardTrainer: with the
- * scores c and r of a pair and its margin m (arXiv:2307.09288 eq. 2; 0 where the data has none) loss = -log sigmoid(c -
- * r - m) + lambda (c + r)^2 The second term (arXiv:2312.09244, center_rewards_coefficient) pulls the scores' sum to 0:
+ * scores c and r of a pair and its margin m (arXiv:2307.09288 eq. 2; 0 where the data has none)
+ *
+ *   loss = -log sigmoid(c - r - m) + lambda (c + r)^2
+ *
+ * The second term (arXiv:2312.09244, center_rewards_coefficient) pulls the scores' sum to 0:
  * a pair alone says nothing about it. Metrics are TRL's; the margin of the data is in none of them. */
 #include "loss/objective.h"
 

@@ -8,13 +8,15 @@
 #include "plumb/log.h"
 #include "train/run_open.h"
 
-static bool set(int64_t option) { return option != PL_OPT_NO_I64; }
+/* Positions that the model has. */
+static int64_t positions(const pl_arch *a) {
+    double factor = a->rope.kind == PL_ROPE_DYNAMIC ? a->rope.factor : 1;
+    return (int64_t)((double)a->max_position * factor);
+}
 
 int pl_run_check_length(const pl_run *r, pl_error *err) {
-    const pl_arch *a = &r->model.arch;
-    int64_t limit = a->max_position;
-    if (a->rope.kind == PL_ROPE_DYNAMIC) limit = (int64_t)((double)limit * a->rope.factor);
-    if (set(r->c->max_length) && r->c->max_length > limit && r->options &&
+    int64_t limit = positions(&r->model.arch);
+    if (pl_run_has(r->c->max_length) && r->c->max_length > limit && r->options &&
         pl_options_origin(r->options, "max_length") != PL_ORIGIN_DEFAULT)
         return PL_FAIL(err, PL_E_RANGE, "%s: max_length %" PRId64 " is beyond the model's %" PRId64 " positions",
                        pl_options_where(r->options, "max_length"), r->c->max_length, limit);
@@ -23,10 +25,8 @@ int pl_run_check_length(const pl_run *r, pl_error *err) {
 
 /* A default that is longer than the model's positions is cut to them, and said. */
 static int64_t length_limit(const pl_run *r) {
-    const pl_arch *a = &r->model.arch;
-    int64_t limit = a->max_position;
-    if (a->rope.kind == PL_ROPE_DYNAMIC) limit = (int64_t)((double)limit * a->rope.factor);
-    if (set(r->c->max_length) && r->c->max_length <= limit) return r->c->max_length;
+    int64_t limit = positions(&r->model.arch);
+    if (pl_run_has(r->c->max_length) && r->c->max_length <= limit) return r->c->max_length;
     pl_log(PL_LOG_INFO, "max_length: %" PRId64 ", the model's positions", limit);
     return limit;
 }
@@ -81,7 +81,7 @@ int pl_run_load_data(pl_run *r, pl_error *err) {
                          .drop_long = objective->head == PL_HEAD_SCORE,
                          .seam = (pl_seam)c->seam,
                          .max_length = c->packing ? 0 : r->max_length,
-                         .max_prompt_length = set(c->max_prompt_length) ? c->max_prompt_length : 0,
+                         .max_prompt_length = pl_run_has(c->max_prompt_length) ? c->max_prompt_length : 0,
                          .drop_empty = c->drop_empty,
                          .completion_only_loss = c->completion_only_loss != 0,
                          .text_field = c->dataset_text_field};

@@ -10,8 +10,6 @@
 #include "plumb/log.h"
 #include "train/run_open.h"
 
-static bool set(int64_t option) { return option != PL_OPT_NO_I64; }
-
 /* --- model, adapter, reference
  * -------------------------------------------------------------------------------------------------- */
 
@@ -236,7 +234,7 @@ static void fill_saver(pl_run *r) {
                           .dtype = pl_run_output_dtype(r),
                           .ops = r->backend.ops,
                           .moving = r->reference.kind == PL_REF_MOVING ? &r->reference.moving : NULL,
-                          .keep = set(r->c->save_total_limit) ? r->c->save_total_limit : 0};
+                          .keep = pl_run_has(r->c->save_total_limit) ? r->c->save_total_limit : 0};
 }
 
 static void fill_batcher(pl_run *r) {

@@ -4,6 +4,9 @@
 
 #include "train/run.h"
 
+/* Is an option of this type set? */
+static inline bool pl_run_has(int64_t option) { return option != PL_OPT_NO_I64; }
+
 /* run_data.c, in this order. max_length against the model's positions (PL_E_RANGE); the rows to train and evaluate on,
  * packed where asked for, and max_length settled; what the objective couples, and mismatched answers. */
 int pl_run_check_length(const pl_run *r, pl_error *err);
