@@ -85,7 +85,7 @@ typedef struct pl_dataset {
     pl_data_report report;
     char *unused;   /* owned: names of columns that are not used, quoted, for people; NULL: none */
     pl_hash hash;   /* of ids, prompt lengths and answers of all kept rows */
-    int64_t *mixed; /* [n] scratch of pl_dataset_mismatch; NULL before */
+    int64_t *mixed; /* [n] scratch of pl_dataset_mismatch; NULL: there are no mismatched answers */
 } pl_dataset;
 
 /* Reads and tokenizes a JSON-lines file (plain or gzip), rows in parallel, with the same result for any number of
@@ -119,6 +119,8 @@ typedef struct pl_mismatch {
     uint64_t seed;
     int64_t batch, max_length;
 } pl_mismatch;
+/* Is answer a of each row such a one: there for an estimate, through which no gradient flows? */
+static inline bool pl_answer_is_aside(const pl_dataset *d, int64_t a) { return d->mixed != NULL && a == 1; }
 int pl_dataset_mismatch(pl_dataset *d, const pl_mismatch *m, int64_t epoch, pl_error *err);
 /* A hash of key and of all that decides the answers of an epoch but the rows themselves. */
 int pl_mismatch_key(pl_hash *out, const pl_hash *key, const pl_mismatch *m, int64_t epoch, pl_error *err);

@@ -44,6 +44,7 @@ pl_forest_caps pl_forest_caps_of(const pl_dataset *d, int64_t budget_tok, int64_
     /* Prompt tokens are targets only where there is one answer, so that no token is a target twice. */
     bool answers_only = d->kind == PL_DATA_PREFERENCE;
     c.targets = answers_only && c.trees <= c.tokens / PL_MAX(answer_tokens, 1) ? c.trees * answer_tokens : c.tokens;
+    if (pl_answer_is_aside(d, 1)) c.trees *= 2;
     return c;
 }
 
@@ -80,7 +81,7 @@ static pl_forest_caps need_of(const pl_dataset *d, const int64_t *rows, int64_t 
         need.segments += row->answers + (share ? 1 : 0);
         need.ranges += share ? row->answers : 0;
         need.sequences += row->answers;
-        need.trees += share ? 1 : row->answers;
+        need.trees += share && !pl_answer_is_aside(d, row->answers - 1) ? 1 : row->answers;
         for (int64_t a = 0; a < row->answers; a++) {
             int64_t count = d->answers[row->first_answer + a].count;
             need.tokens += count;
@@ -193,21 +194,59 @@ static void close_tree(pl_forest *f, int64_t length) {
     f->tree_first[f->ntrees] = f->T;
 }
 
-/* One prompt and its answers as its children. */
-static void add_tree(pl_forest *f, const pl_dataset *d, int64_t r, int64_t pair, bool score_prompt) {
+static pl_extent extent_of(const pl_forest *f) { return (pl_extent){f->T, f->nsegments, f->ntargets, f->ntrees}; }
+
+static void set_extent(pl_forest *f, const pl_extent *e) {
+    f->T = e->T;
+    f->nsegments = e->nsegments;
+    f->ntargets = e->ntargets;
+    f->ntrees = e->ntrees;
+}
+
+static int64_t longest_of(const pl_dataset *d, const pl_row *row) {
+    int64_t longest = 0;
+    for (int64_t a = 0; a < row->answers; a++) longest = PL_MAX(longest, d->answers[row->first_answer + a].count);
+    return row->prompt.count + longest;
+}
+
+/* One prompt and its answers as its children; mismatched ones at *aside, which moves on. */
+static void add_tree(pl_forest *f, pl_extent *aside, const pl_dataset *d, int64_t r, int64_t pair, bool score_prompt) {
     const pl_row *row = &d->rows[r];
-    int64_t P = row->prompt.count, prompt_first = f->T, longest = P;
+    int64_t P = row->prompt.count, prompt_first = f->T, longest = longest_of(d, row);
     add_tokens(f, d->ids + row->prompt.first, P, pair, 0, 0);
     int64_t root = add_segment(f, prompt_first, -1);
     for (int64_t a = 0; a < row->answers; a++) {
         pl_span s = d->answers[row->first_answer + a];
+        pl_extent here = extent_of(f);
+        if (pl_answer_is_aside(d, a)) set_extent(f, aside);
         int64_t first = f->T;
         add_tokens(f, d->ids + s.first, s.count, pair, a + 1, P);
         (void)add_segment(f, first, root);
         add_sequence(f, r, a, row->prompt, s, d->ids, prompt_first, first, score_prompt);
-        longest = PL_MAX(longest, P + s.count);
+        if (!pl_answer_is_aside(d, a)) continue;
+        close_tree(f, longest);
+        *aside = extent_of(f);
+        set_extent(f, &here);
     }
     close_tree(f, longest);
+}
+
+/* Where mismatched answers begin: behind the prompts and the other answers. */
+static pl_extent trained_extent(const pl_dataset *d, const int64_t *rows, int64_t n, bool score_prompt) {
+    pl_extent e = {.ntrees = n};
+    for (int64_t i = 0; i < n; i++) {
+        const pl_row *row = &d->rows[rows[i]];
+        e.T += row->prompt.count;
+        e.nsegments += row->prompt.count > 0;
+        for (int64_t a = 0; a < row->answers; a++) {
+            if (pl_answer_is_aside(d, a)) continue;
+            int64_t count = d->answers[row->first_answer + a].count;
+            e.T += count;
+            e.nsegments += count > 0;
+            e.ntargets += scored_tokens(row->prompt.count, count, score_prompt && a == 0);
+        }
+    }
+    return e;
 }
 
 /* The unshared form: every answer with its own copy of the prompt, one root segment and one tree each. */
@@ -230,11 +269,20 @@ int pl_forest_build(pl_forest *f, const pl_dataset *d, const int64_t *rows, int6
     if (rc != 0) return rc;
     f->T = f->nsegments = f->ntargets = f->nsequences = f->nranges = f->ntrees = f->unshared_tokens = 0;
     f->tree_first[0] = 0;
+    pl_extent aside = trained_extent(d, rows, n, score_prompt);
     for (int64_t i = 0; i < n; i++) {
         if (share)
-            add_tree(f, d, rows[i], step_index + i, score_prompt);
+            add_tree(f, &aside, d, rows[i], step_index + i, score_prompt);
         else
             add_copies(f, d, rows[i], step_index + i, score_prompt);
     }
+    f->trained = extent_of(f);
+    if (share) set_extent(f, &aside);
     return 0;
+}
+
+pl_forest pl_forest_trained(const pl_forest *f) {
+    pl_forest part = *f;
+    set_extent(&part, &f->trained);
+    return part;
 }

@@ -6,6 +6,9 @@
  *   chosen          c0 c1 c2 c3         branch 1, parent = prompt
  *   rejected        r0 r1               branch 2, parent = prompt
  *
+ * Mismatched answers (KTO's, pl_answer_is_aside) lie behind everything else, so that what gets a gradient is the first
+ * part of every list (`trained`) and a backward pass ends there.
+ *
  * targets: which token's hidden state predicts which id. The last prompt token predicts the first token of both
  * answers. */
 #ifndef PL_FOREST_H
@@ -41,19 +44,27 @@ typedef struct pl_forest_caps {
     int64_t tokens, segments, targets, sequences, ranges, trees;
 } pl_forest_caps;
 
+/* How far the lists of a batch reach. */
+typedef struct pl_extent {
+    int64_t T, nsegments, ntargets, ntrees;
+} pl_extent;
+
 typedef struct pl_forest {
     pl_forest_caps caps;
     int64_t T, nsegments, ntargets, nsequences, nranges, ntrees;
-    int32_t *ids;         /* [T] */
+    pl_extent
+        trained;  /* the part before the mismatched answers; all of it where there are none, or nothing is shared */
+    int32_t *ids; /* [T] */
     int64_t *position;    /* [T] */
     uint64_t *dropout_id; /* [T]: pair in the step << 40 | branch << 32 | position in the row (DECISIONS 4) */
     pl_segment *segments;
     pl_attn_run *runs; /* one per segment */
     pl_key_range *ranges;
-    pl_target *targets;      /* grouped by sequence */
-    pl_sequence *sequences;  /* grouped by tree */
-    int64_t *tree_length;    /* [ntrees] longest sequence of each tree, for length-dependent RoPE */
-    int64_t *tree_first;     /* [ntrees + 1] first token of each tree */
+    pl_target *targets;     /* grouped by sequence */
+    pl_sequence *sequences; /* grouped by row, answers in order */
+    int64_t *tree_length;   /* [ntrees] longest sequence of each tree, for length-dependent RoPE; a mismatched answer is
+                               counted as a tree of its own, as long as its row's */
+    int64_t *tree_first;    /* [ntrees + 1] first token of each tree */
     int64_t unshared_tokens; /* what TRL counts in num_tokens: every prompt once per answer */
 } pl_forest;
 
@@ -75,5 +86,8 @@ int64_t pl_forest_cut(const pl_dataset *d, const int64_t *rows, int64_t n, int64
  * does not exist); *f is then as it was. */
 int pl_forest_build(pl_forest *f, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t step_index, bool share,
                     bool score_prompt, pl_error *err);
+/* The part of a batch that gets a gradient, as a batch: f's own tokens and targets under the same numbers, borrowed.
+ * Its sequences are still f's; those of mismatched answers have no tokens in it, and their targets are none of its. */
+pl_forest pl_forest_trained(const pl_forest *f);
 
 #endif

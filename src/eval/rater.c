@@ -211,7 +211,7 @@ static int non_finite(pl_rater *r, const pl_row *row, pl_error *err) {
 
 static int run_batch(pl_rater *r, int64_t at, int64_t n, pl_error *err) {
     int rc = pl_worker_forward(&r->worker, &r->session.model.stored, pl_session_lora(&r->session), r->data,
-                               r->rows + at, n, 0, false, false, err);
+                               r->rows + at, n, 0, false, PL_FOR_SCORES, err);
     for (int64_t i = 0; rc == 0 && i < n; i++) {
         const pl_row *row = &r->data->rows[at + i];
         double score = r->worker.score.score[i];

@@ -182,7 +182,7 @@ int pl_scorer_pass(pl_scorer *s, const pl_session *model, const pl_lora *lora, p
     for (int64_t at = 0; at < d->n;) {
         int64_t n = pl_forest_cut(d, s->rows + at, d->n - at, s->budget_tok, 0);
         PL_GO(rc, pl_model_check(&model->model, err));
-        rc = pl_worker_forward(&k, w, lora, d, s->rows + at, n, 0, false, false, err);
+        rc = pl_worker_forward(&k, w, lora, d, s->rows + at, n, 0, false, PL_FOR_SCORES, err);
         if (rc) return pl_error_context(err, rc, "row %" PRId64, d->rows[at].source);
         rc = batch(user, &k, at, n, err);
         if (rc == PL_E_NUMERIC) rc = locate(&k, w, lora, err);

@@ -147,6 +147,13 @@ static int index_targets(pl_head *h, const pl_forest *f, pl_error *err) {
     return 0;
 }
 
+/* Rows of the tokens [0, tokens). */
+static int64_t rows_before(const pl_head *h, int64_t tokens) {
+    int64_t n = h->R;
+    while (n > 0 && h->rows[n - 1] >= tokens) n--;
+    return n;
+}
+
 static int64_t target_id(const pl_head *h, const pl_forest *f, int64_t i) { return f->targets[h->order[i]].id; }
 
 /* --- forward
@@ -224,8 +231,12 @@ int pl_head_forward(pl_head *h, const pl_weights *w, const pl_forest *f, const r
     if (rc) return rc;
     ops->gather_rows(h->x, x_last, h->rows, h->R, C);
     ops->rmsnorm(h->h, h->rstd, h->x, w->norm, (real)h->arch->eps, h->R, C);
-    for (int64_t r0 = 0; rc == 0 && r0 < h->R; r0 += PL_HEAD_ROWS)
-        rc = forward_chunk(h, w, f, r0, PL_MIN(PL_HEAD_ROWS, h->R - r0), want_grad && h->m, err);
+    int64_t trained = want_grad && h->m ? rows_before(h, f->trained.T) : 0;
+    for (int64_t r0 = 0, end; rc == 0 && r0 < h->R; r0 = end) {
+        bool want_m = r0 < trained; /* rows that get no gradient need no m */
+        end = PL_MIN(r0 + PL_HEAD_ROWS, want_m ? trained : h->R);
+        rc = forward_chunk(h, w, f, r0, end - r0, want_m, err);
+    }
     return rc ? pl_error_context(err, rc, "head") : 0;
 }
 
@@ -256,11 +267,11 @@ static double coef_of_id(const pl_head *h, const pl_forest *f, const double *c, 
 
 /* dh = sum over targets (c_y - S p_y) W[y] - S m, with S the sum of the row's coefficients and m free of the targets.
  */
-static void backward_frozen(pl_head *h, const pl_weights *w, const pl_forest *f, const double *c) {
+static void backward_frozen(pl_head *h, const pl_weights *w, const pl_forest *f, const double *c, int64_t R) {
     const pl_ops *ops = h->backend.ops;
     int64_t C = h->arch->C;
-    memset(h->dh, 0, (size_t)(h->R * C) * sizeof *h->dh);
-    for (int64_t r = 0; r < h->R; r++) {
+    memset(h->dh, 0, (size_t)(R * C) * sizeof *h->dh);
+    for (int64_t r = 0; r < R; r++) {
         double S = coef_sum(h, c, r);
         real *dh = h->dh + r * C;
         ops->axpy(dh, (real)-S, h->m + r * C, C);
@@ -309,17 +320,17 @@ out:
 int pl_head_backward(pl_head *h, const pl_weights *w, const pl_grads *grads, const pl_forest *f, const double *c,
                      real *dx, pl_error *err) {
     const pl_ops *ops = h->backend.ops;
-    int64_t C = h->arch->C;
+    int64_t C = h->arch->C, R = rows_before(h, f->T);
     real *dw = grads ? (grads->head ? grads->head : h->arch->tied ? grads->embed : NULL) : NULL;
     int rc = 0;
     if (h->m && !dw)
-        backward_frozen(h, w, f, c);
+        backward_frozen(h, w, f, c, R);
     else
-        for (int64_t r0 = 0; rc == 0 && r0 < h->R; r0 += PL_HEAD_ROWS)
-            rc = backward_trained(h, w, dw, f, c, r0, PL_MIN(PL_HEAD_ROWS, h->R - r0), err);
+        for (int64_t r0 = 0; rc == 0 && r0 < R; r0 += PL_HEAD_ROWS)
+            rc = backward_trained(h, w, dw, f, c, r0, PL_MIN(PL_HEAD_ROWS, R - r0), err);
     if (rc) return pl_error_context(err, rc, "head, backward");
     memset(dx, 0, (size_t)(f->T * C) * sizeof *dx);
-    ops->rmsnorm_bwd(h->dh, false, grads ? grads->norm : NULL, h->dh, h->x, w->norm, h->rstd, h->R, C);
-    ops->scatter_add_rows(dx, h->dh, h->rows, h->R, C);
+    ops->rmsnorm_bwd(h->dh, false, grads ? grads->norm : NULL, h->dh, h->x, w->norm, h->rstd, R, C);
+    ops->scatter_add_rows(dx, h->dh, h->rows, R, C);
     return 0;
 }

@@ -58,12 +58,14 @@ int pl_head_take(pl_head *h, const pl_arch *arch, const pl_backend *backend, con
                  pl_error *err);
 int pl_head_prepare(pl_head *h, const pl_weights *w, bool trained, pl_error *err);
 
-/* Log-probs and statistics of all targets of f, from x_last [T,C]. want_grad: keeps what pl_head_backward needs. */
+/* Log-probs and statistics of all targets of f, from x_last [T,C]. want_grad: keeps what pl_head_backward needs for
+ * f->trained. */
 int pl_head_forward(pl_head *h, const pl_weights *w, const pl_forest *f, const real *x_last, bool want_grad,
                     pl_error *err);
 
-/* dx [T,C] = dL/dx_last, from c [N] = dL/dlogp of each target; overwritten, zero where no target is. Adds to
- * grads->norm and to the head's (or tied embedding's) gradient when not NULL. grads NULL: all frozen. */
+/* f: the batch of the forward pass, or pl_forest_trained's part of it. dx [T,C] = dL/dx_last, from c [N] = dL/dlogp of
+ * each target; overwritten, zero where no target is. Adds to grads->norm and to the head's (or tied embedding's)
+ * gradient when not NULL. grads NULL: all frozen. */
 int pl_head_backward(pl_head *h, const pl_weights *w, const pl_grads *grads, const pl_forest *f, const double *c,
                      real *dx, pl_error *err);
 

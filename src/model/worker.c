@@ -47,20 +47,23 @@ static int run(pl_worker *k, const pl_weights *w, const pl_lora *lora, bool keep
 }
 
 int pl_worker_forward(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_dataset *d, const int64_t *rows,
-                      int64_t n, int64_t step_index, bool score_prompt, bool keep, pl_error *err) {
+                      int64_t n, int64_t step_index, bool score_prompt, pl_use use, pl_error *err) {
     int rc = pl_forest_build(&k->forest, d, rows, n, step_index, true, score_prompt, err);
-    return rc ? rc : run(k, w, lora, keep, err);
+    if (rc) return rc;
+    if (use == PL_FOR_GRADIENT) k->forest = pl_forest_trained(&k->forest);
+    return run(k, w, lora, use != PL_FOR_SCORES, err);
 }
 
 int pl_worker_backward(pl_worker *k, pl_trainable *t, pl_error *err) {
     const pl_grads *g = t->is_lora ? NULL : &t->grads;
+    const pl_forest f = pl_forest_trained(&k->forest);
     int rc = 0;
     if (pl_worker_is_scored(k))
-        pl_score_head_backward(&k->score, &t->weights, t->is_lora ? t->lora.dscore : g->score, g ? g->norm : NULL,
-                               &k->forest, k->d_score, k->decoder.dx);
+        pl_score_head_backward(&k->score, &t->weights, t->is_lora ? t->lora.dscore : g->score, g ? g->norm : NULL, &f,
+                               k->d_score, k->decoder.dx);
     else
-        rc = pl_head_backward(&k->head, &t->weights, g, &k->forest, k->c, k->decoder.dx, err);
-    return rc ? rc : pl_decoder_backward(&k->decoder, &t->weights, t->is_lora ? &t->lora : NULL, g, &k->forest, err);
+        rc = pl_head_backward(&k->head, &t->weights, g, &f, k->c, k->decoder.dx, err);
+    return rc ? rc : pl_decoder_backward(&k->decoder, &t->weights, t->is_lora ? &t->lora : NULL, g, &f, err);
 }
 
 double pl_worker_token_weight(const pl_worker *k, int64_t s, int64_t i) {
@@ -115,7 +118,7 @@ int pl_worker_score(pl_worker *k, const pl_weights *w, const pl_lora *lora, cons
     int64_t written = 0;
     for (int64_t done = 0; done < n;) {
         int64_t take = pl_forest_cut(d, rows + done, n - done, k->pass_tok, 0);
-        int rc = pl_worker_forward(k, w, lora, d, rows + done, take, 0, score_prompt, false, err);
+        int rc = pl_worker_forward(k, w, lora, d, rows + done, take, 0, score_prompt, PL_FOR_SCORES, err);
         if (rc == 0) rc = take_scores(out + written, k, w, lora, err);
         if (rc) return pl_error_context(err, rc, "row %" PRId64, d->rows[rows[done]].source);
         written += k->forest.nsequences;

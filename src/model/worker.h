@@ -35,13 +35,15 @@ int pl_worker_take(pl_worker *k, const pl_arch *arch, const pl_backend *backend,
 /* Makes the matrix products of these weights. lora, grads may be NULL. */
 int pl_worker_prepare(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_grads *grads, pl_error *err);
 
-/* Builds the batch of rows[0..n) and runs it: k->head then holds log-probs and statistics, or k->score the scores.
- * keep: a backward pass follows. */
+/* What a forward pass is for: scores; scores and then the backward pass; or, where scores are known, the backward pass
+ * alone: such a batch is without what gets no gradient (pl_forest_trained). */
+typedef enum pl_use { PL_FOR_SCORES, PL_FOR_BOTH, PL_FOR_GRADIENT } pl_use;
+/* Builds the batch of rows[0..n) and runs it: k->head then holds log-probs and statistics, or k->score the scores. */
 int pl_worker_forward(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_dataset *d, const int64_t *rows,
-                      int64_t n, int64_t step_index, bool score_prompt, bool keep, pl_error *err);
+                      int64_t n, int64_t step_index, bool score_prompt, pl_use use, pl_error *err);
 /* Whether the worker yields scores (k->score.score), not log-probs (k->head). */
 bool pl_worker_is_scored(const pl_worker *k);
-/* Backward of the last forward pass, with k->c (or k->d_score) filled. */
+/* Backward of the last forward pass, with k->c (or k->d_score) filled; over what gets a gradient only. */
 int pl_worker_backward(pl_worker *k, pl_trainable *t, pl_error *err);
 
 /* Sum of the log-probs of sequence s's completion tokens of the current batch, each with its weight, in double, in

@@ -103,7 +103,7 @@ static int reference_logps(pl_batcher *b, const pl_dataset *d, const double *cac
             for (int64_t a = 0; a < d->rows[rows[i]].answers; a++) *out++ = cached[d->rows[rows[i]].first_answer + a];
         return 0;
     }
-    int rc = pl_worker_forward(r->worker, r->weights, r->lora, d, rows, n, 0, b->score_prompt, false, err);
+    int rc = pl_worker_forward(r->worker, r->weights, r->lora, d, rows, n, 0, b->score_prompt, PL_FOR_SCORES, err);
     if (rc) return pl_error_context(err, rc, "reference");
     for (int64_t s = 0; s < r->worker->forest.nsequences; s++) {
         out[s] = pl_worker_sequence_logp(r->worker, s);
@@ -151,11 +151,6 @@ static void add(pl_metric *m, double sum, double weight) {
     m->weight += weight;
 }
 
-/* Is the sequence there for an estimate only (a mismatched answer)? */
-static bool is_aside(const pl_batcher *b, const pl_sequence *q) {
-    return b->mix.term[0]->rows == PL_LOSS_LABELLED && q->answer == 1;
-}
-
 /* Token metrics are sums over the completion tokens (SFT: the labelled ones), DECISIONS 1. Accuracy is that of answers
  * 0 only, as in TRL. */
 static void count_sequence(const pl_batcher *b, pl_totals *t, const pl_sequence *q, bool rejected) {
@@ -181,7 +176,7 @@ static void count_tokens(const pl_batcher *b, pl_totals *t, const pl_dataset *d)
     bool paired = b->mix.term[0]->rows == PL_LOSS_PAIRED;
     for (int64_t s = 0; s < f->nsequences; s++) {
         const pl_sequence *q = &f->sequences[s];
-        if (is_aside(b, q)) continue;
+        if (pl_answer_is_aside(d, q->answer)) continue;
         if (!pl_worker_is_scored(b->worker)) count_sequence(b, t, q, paired ? q->answer == 1 : !d->rows[q->row].label);
         t->tokens += d->rows[q->row].prompt.count + q->length;
     }
@@ -213,10 +208,10 @@ static int backward(pl_batcher *b, int64_t first, pl_units units, pl_error *err)
 }
 
 /* One micro-batch through reference and policy. */
-static int score(pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t index, bool keep,
+static int score(pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t index, pl_use use,
                  pl_error *err) {
     const pl_lora *lora = b->policy->is_lora ? &b->policy->lora : NULL;
-    return pl_worker_forward(b->worker, &b->policy->weights, lora, d, rows, n, index, b->score_prompt, keep, err);
+    return pl_worker_forward(b->worker, &b->policy->weights, lora, d, rows, n, index, b->score_prompt, use, err);
 }
 
 static int objective(pl_batcher *b, pl_totals *t, bool train, pl_error *err) {
@@ -246,23 +241,39 @@ static int objective(pl_batcher *b, pl_totals *t, bool train, pl_error *err) {
     return rc;
 }
 
-/* One pass over the micro-batches of a unit: scores them into its arrays, or (again) takes their part of the gradient.
- * Errors name their rows. */
+/* Has the loss a gradient with respect to any of the sequences [first, first + n) of the unit? (Losses with a hinge
+ * have none where the margin is met.) */
+static bool has_gradient(const pl_batcher *b, int64_t first, int64_t n) {
+    bool scored = pl_worker_is_scored(b->worker), any = false;
+    for (int64_t s = first; s < first + n; s++) any = any || (scored ? b->d_score[s] : b->d_sequence[s]) != 0;
+    for (int64_t i = b->first[first]; i < b->first[first + n]; i++) any = any || b->d_token[i] != 0;
+    return any;
+}
+
+static int64_t sequences_of(const pl_dataset *d, const int64_t *rows, int64_t n) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += d->rows[rows[i]].answers;
+    return sum;
+}
+
+/* One pass over the micro-batches of a unit: scores them into its arrays, or (PL_FOR_GRADIENT) takes their part of the
+ * gradient. Errors name their rows. */
 static int pass(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *cached, const int64_t *rows, int64_t n,
-                int64_t index, int64_t budget, bool keep, bool again, pl_units units, pl_error *err) {
-    int64_t first = 0;
+                int64_t index, int64_t budget, pl_use use, pl_units units, pl_error *err) {
+    bool again = use == PL_FOR_GRADIENT;
     int rc = 0;
-    for (int64_t done = 0, take; done < n; done += take) {
+    for (int64_t done = 0, first = 0, take, sequences; done < n; done += take, first += sequences) {
         take = pl_forest_cut(d, rows + done, n - done, budget, 0);
+        sequences = sequences_of(d, rows + done, take);
+        if (again && !has_gradient(b, first, sequences)) continue;
         if (!again) PL_GO(rc, reference_logps(b, d, cached, rows + done, take, err));
-        PL_GO(rc, score(b, d, rows + done, take, index + done, keep, err));
+        PL_GO(rc, score(b, d, rows + done, take, index + done, use, err));
         if (again)
             PL_GO(rc, backward(b, first, units, err));
         else {
             PL_GO(rc, collect(b, d, rows + done, take, err));
             count_tokens(b, t, d);
         }
-        first += b->worker->forest.nsequences;
     }
 out:
     return rc ? name_rows(err, rc, d, rows, n) : 0;
@@ -274,15 +285,15 @@ static int unit(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *
     int64_t budget = train ? b->worker->budget_tok : b->worker->pass_tok;
     bool whole = pl_forest_cut(d, rows, n, budget, 0) == n;
     b->n = b->rows = 0;
-    int rc = pass(b, t, d, cached, rows, n, index, budget, train && whole, false, units, err);
+    int rc = pass(b, t, d, cached, rows, n, index, budget, train && whole ? PL_FOR_BOTH : PL_FOR_SCORES, units, err);
     if (rc) return rc;
     if (b->reference->kind == PL_REF_CURRENT) memcpy(b->reference_logp, b->policy_logp, (size_t)b->n * sizeof(double));
     if (b->reference->kind != PL_REF_NONE) check_step0(b, t);
     t->rows += n;
     rc = objective(b, t, train, err);
-    if (rc == 0 && train && whole) rc = backward(b, 0, units, err);
+    if (rc == 0 && train && whole && has_gradient(b, 0, b->n)) rc = backward(b, 0, units, err);
     if (rc) return name_rows(err, rc, d, rows, n);
-    return train && !whole ? pass(b, t, d, cached, rows, n, index, budget, true, true, units, err) : 0;
+    return train && !whole ? pass(b, t, d, cached, rows, n, index, budget, PL_FOR_GRADIENT, units, err) : 0;
 }
 
 int pl_batcher_run(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *cached, const int64_t *rows,

@@ -32,9 +32,9 @@ static pl_forest_caps bound_of(const pl_run *r, int64_t budget, int64_t most) {
     if (r->mismatched) {
         int64_t answers = d->rows[0].answers;
         c.tokens = PL_MAX(budget, d->longest_tree);
-        c.trees = PL_MIN(most, c.tokens);
-        c.sequences = c.ranges = c.trees * answers;
-        c.segments = c.trees + c.sequences;
+        int64_t rows = PL_MIN(most, c.tokens);
+        c.trees = c.sequences = c.ranges = rows * answers;
+        c.segments = rows + c.sequences;
     }
     if (r->mismatched || pl_run_scores_prompt(r)) c.targets = c.tokens;
     return c;

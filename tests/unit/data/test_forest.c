@@ -256,10 +256,14 @@ static void check_tree_order(const pl_forest *f, const pl_forest *u) {
     }
     assert_int_equal(f->nsequences, u->nsequences);
     assert_int_equal(f->ntargets, u->ntargets);
-    for (int64_t i = 0; i < f->ntargets; i++) {
-        assert_int_equal(f->targets[i].id, u->targets[i].id);
-        assert_int_equal(f->targets[i].sequence, u->targets[i].sequence);
-        visible(f, f->targets[i].token, seen);
+    for (int64_t i = 0; i < u->ntargets; i++) {
+        int64_t s = u->targets[i].sequence;
+        const pl_target *target =
+            &f->targets[f->sequences[s].first_target + i - u->sequences[s].first_target]; /* grouped by sequence */
+        assert_int_equal(f->sequences[s].ntargets, u->sequences[s].ntargets);
+        assert_int_equal(target->id, u->targets[i].id);
+        assert_int_equal(target->sequence, s);
+        visible(f, target->token, seen);
         visible(u, u->targets[i].token, by_runs);
         int64_t a = 0, b = 0;
         for (;; a++, b++) { /* both lists are in batch order, which is the order of positions */
@@ -274,6 +278,28 @@ static void check_tree_order(const pl_forest *f, const pl_forest *u) {
     }
 }
 
+/* Mismatched answers, and nothing else, lie behind what gets a gradient. */
+static void check_trained(const pl_forest *f, const pl_dataset *d) {
+    pl_forest part = pl_forest_trained(f);
+    int64_t tokens = 0, targets = 0;
+    for (int64_t s = 0; s < f->nsequences; s++) {
+        const pl_sequence *q = &f->sequences[s];
+        bool aside = pl_answer_is_aside(d, q->answer);
+        if (q->answer == 0) tokens += d->rows[q->row].prompt.count;
+        if (!aside) tokens += q->length, targets += q->ntargets;
+        for (int64_t i = q->first_target; i < q->first_target + q->ntargets; i++) {
+            assert_int_equal(i < part.ntargets, !aside);
+            if (!aside) assert_true(f->targets[i].token < part.T);
+        }
+        if (q->length > 0) assert_int_equal(q->last < part.T, !aside);
+    }
+    assert_int_equal(part.T, tokens);
+    assert_int_equal(part.ntargets, targets);
+    assert_int_equal(part.tree_first[part.ntrees], part.T);
+    for (int64_t s = 0; s < part.nsegments; s++) assert_true(part.segments[s].first + part.segments[s].count <= part.T);
+    if (f->nsegments > part.nsegments) assert_int_equal(f->segments[part.nsegments].first, part.T);
+}
+
 static int64_t draw(uint64_t key, uint64_t *i, int64_t below) {
     return (int64_t)(pl_philox(key, 0, (*i)++).v[0] % (uint32_t)below);
 }
@@ -286,6 +312,7 @@ static void random_trees(uint64_t seed) {
     uint64_t at = 0;
     pl_data_kind kind = draw(seed, &at, 2) ? PL_DATA_PREFERENCE : PL_DATA_COMPLETION;
     fake_init(&k, kind);
+    if (kind == PL_DATA_PREFERENCE && draw(seed, &at, 2)) k.d.mixed = &k.d.n; /* answers 1 are mismatched ones */
     int64_t n = 1 + draw(seed, &at, MAX_ROWS);
     for (int64_t r = 0; r < n; r++) fake_row(&k, draw(seed, &at, 20), 1 + draw(seed, &at, 15), 1 + draw(seed, &at, 15));
     int64_t budget = 1 + draw(seed, &at, 200), most = draw(seed, &at, 6);
@@ -310,6 +337,7 @@ static void random_trees(uint64_t seed) {
         assert_int_equal(u.T, u.unshared_tokens);
         assert_int_equal(f.unshared_tokens, u.unshared_tokens);
         check_tree_order(&f, &u);
+        check_trained(&f, &k.d);
         covered += m;
     }
     pl_arena_release(&arena);

@@ -96,7 +96,7 @@ double score_loss_and_gradient(score_fixture *f) {
         int64_t n = PL_MIN(per, f->data.n - at);
         pl_metric metrics[8] = {0};
         MUST(pl_worker_forward(k, &f->trainable.weights, f->trainable.is_lora ? &f->trainable.lora : NULL, &f->data,
-                               rows + at, n, at, false, true, err));
+                               rows + at, n, at, false, PL_FOR_BOTH, err));
         for (int64_t s = 0; s < 2 * n; s++) {
             f->got[2 * at + s] = k->score.score[s];
             k->d_score[s] = 0;

@@ -76,7 +76,7 @@ static void forest_and_copies(void **state) {
     for (int64_t i = 0; i < f.trainable.n; at += f.trainable.params[i++].n)
         memcpy(kept + at, f.trainable.params[i].grad, (size_t)f.trainable.params[i].n * sizeof(real));
     pl_trainable_zero_grads(&f.trainable);
-    MUST(pl_forest_build(&k->forest, &f.data, rows, 3, 0, false, false, err));
+    MUST(pl_forest_build(&k->forest, &f.data, rows, 3, 0, false, PL_FOR_SCORES, err));
     MUST(pl_decoder_forward(&k->decoder, &f.trainable.weights, &f.trainable.lora, &k->forest, true, err));
     MUST(pl_score_head_forward(&k->score, &f.trainable.weights, &f.trainable.lora, &k->forest, k->decoder.x_last, err));
     for (int64_t i = 0; i < 6; i++) assert_true(fabs(k->score.score[i] - f.got[i]) <= 1e-5);
@@ -105,9 +105,9 @@ static void frozen_adapter(void **state) {
     MUST(pl_arena_init(&arena, "adapter", (size_t)1 << 20, err));
     MUST(pl_lora_open(&lora, &f.model, GOLDEN "llama_lora", &f.ops, &arena, err));
     assert_non_null(lora.score);
-    MUST(pl_worker_forward(&f.worker, &f.model.stored, &lora, &f.data, rows, 3, 0, false, false, err));
+    MUST(pl_worker_forward(&f.worker, &f.model.stored, &lora, &f.data, rows, 3, 0, false, PL_FOR_SCORES, err));
     for (int64_t i = 0; i < 6; i++) assert_true(fabs(f.worker.score.score[i] - f.want[i]) <= 1e-5);
-    MUST(pl_worker_forward(&f.worker, &f.model.stored, NULL, &f.data, rows, 3, 0, false, false, err));
+    MUST(pl_worker_forward(&f.worker, &f.model.stored, NULL, &f.data, rows, 3, 0, false, PL_FOR_SCORES, err));
     assert_true(fabs(f.worker.score.score[0] - f.want[0]) > 0.1); /* the base's head says something else */
     pl_free(lora.modules);
     pl_arena_release(&arena);
@@ -124,11 +124,11 @@ static void read_at_the_end(void **state) {
     pl_span *s = &f.answers[0];
     assert_int_equal(f.model.arch.pad, 0);
     f.ids[s->first + s->count - 1] = 0; /* the answer ends in the pad */
-    MUST(pl_worker_forward(&f.worker, &f.model.stored, NULL, &f.data, rows, 1, 0, false, false, err));
+    MUST(pl_worker_forward(&f.worker, &f.model.stored, NULL, &f.data, rows, 1, 0, false, PL_FOR_SCORES, err));
     double at_pad = f.worker.score.score[0];
     assert_int_equal(f.worker.score.rows[0], f.rows[0].prompt.count + s->count - 1);
     s->count--; /* what transformers reads, and TRL where it pads with eos */
-    MUST(pl_worker_forward(&f.worker, &f.model.stored, NULL, &f.data, rows, 1, 0, false, false, err));
+    MUST(pl_worker_forward(&f.worker, &f.model.stored, NULL, &f.data, rows, 1, 0, false, PL_FOR_SCORES, err));
     printf("score at the final pad %.6f, one token earlier %.6f\n", at_pad, f.worker.score.score[0]);
     assert_true(fabs(at_pad - f.worker.score.score[0]) > 1e-3);
     score_close(&f);
