@@ -72,6 +72,19 @@ int pl_arena_take_array(pl_arena *a, int64_t n, size_t elem, const char *tag, vo
     return rc ? pl_error_context(err, rc, "%s", tag) : pl_arena_take(a, bytes, tag, out, err);
 }
 
+void pl_arena_init_again(pl_arena *a, const char *name, const pl_arena *of, pl_mark from) {
+    *a = (pl_arena){.name = name, .base = of->base ? of->base + from : NULL, .capacity = of->used - from};
+    a->measuring = of->measuring;
+}
+
+int pl_arena_take_spare(pl_arena *spare, pl_arena *arena, int64_t n, size_t elem, const char *tag, void **out,
+                        pl_error *err) {
+    size_t bytes = 0;
+    int rc = pl_bytes2(&bytes, n, elem, err);
+    bool fits = rc == 0 && spare && bytes <= (spare->capacity - spare->used) / PL_ARENA_ALIGN * PL_ARENA_ALIGN;
+    return rc ? pl_error_context(err, rc, "%s", tag) : pl_arena_take(fits ? spare : arena, bytes, tag, out, err);
+}
+
 pl_mark pl_arena_mark(const pl_arena *a) { return a->used; }
 
 void pl_arena_rewind(pl_arena *a, pl_mark mark) { a->used = mark; }

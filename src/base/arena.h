@@ -40,6 +40,14 @@ int pl_arena_take(pl_arena *a, size_t bytes, const char *tag, void **out, pl_err
 #define PL_TAKE(arena, pp, n, tag, err) pl_arena_take_array((arena), (n), sizeof **(pp), (tag), (void **)(pp), (err))
 int pl_arena_take_array(pl_arena *a, int64_t n, size_t elem, const char *tag, void **out, pl_error *err);
 pl_mark pl_arena_mark(const pl_arena *a);
+/* What `of` has dealt out since `from`, to be dealt out a second time: for buffers that are never live at the same
+ * time. Of a measuring arena, a measuring one with that room. Needs no release. */
+void pl_arena_init_again(pl_arena *a, const char *name, const pl_arena *of, pl_mark from);
+/* As PL_TAKE, out of `spare` (NULL: none) where that has the room, else out of `arena`. */
+#define PL_TAKE_SPARE(spare, arena, pp, n, tag, err)                                                                   \
+    pl_arena_take_spare((spare), (arena), (n), sizeof **(pp), (tag), (void **)(pp), (err))
+int pl_arena_take_spare(pl_arena *spare, pl_arena *arena, int64_t n, size_t elem, const char *tag, void **out,
+                        pl_error *err);
 void pl_arena_rewind(pl_arena *a, pl_mark mark);
 
 #endif

@@ -38,7 +38,7 @@ typedef struct pl_decoder {
     bool training;       /* keeps what a backward pass needs */
     bool recompute;      /* gradient checkpointing: keeps only x0 of each layer */
     pl_layer_acts *acts; /* [L]; with recompute, or without training, all but x0 are shared */
-    real *x_last;        /* [T,C] output of the last layer, before the final norm */
+    real *x_last;        /* [T,C] output of the last layer, before the final norm; until a backward pass */
     real *cosine, *sine; /* [T, rot/2] */
     real *n;             /* [T,C] normed input */
     real *act;           /* [T,max(F,C)] silu(g)*u */
@@ -52,9 +52,10 @@ typedef struct pl_decoder {
     int64_t low_stride, max_rank;
     char *packed; /* weights of a stretch of the layers, packed (linear.h); packed_bytes of it */
     size_t packed_bytes;
+    pl_arena idle; /* the memory of those from n on, which hold nothing before and after a pass: the head's meanwhile */
     /* backward */
     real *dx;  /* [T,C] gradient of the residual stream */
-    real *dn;  /* [T,C] */
+    real *dn;  /* [T,C]; is x_last */
     real *d_o; /* [T,H*D] */
     real *dq, *dk, *dv, *delta;
     real *dact;      /* [T,F] */

@@ -53,8 +53,6 @@ static int take_backward(pl_decoder *d, int64_t T, int64_t max_rank, pl_arena *a
     int64_t q = a->H * a->D, kv = a->KV * a->D;
     real *inside = NULL;
     int rc;
-    PL_GO(rc, PL_TAKE(arena, &d->dx, T * a->C, GRADS, err));
-    PL_GO(rc, PL_TAKE(arena, &d->dn, T * a->C, GRADS, err));
     PL_GO(rc, PL_TAKE(arena, &d->delta, T * a->H, GRADS, err));
     /* The gradients inside the MLP are gone before those inside attention are made. */
     PL_GO(rc, PL_TAKE(arena, &inside, T * PL_MAX(a->F, 2 * (q + kv)), GRADS, err));
@@ -68,6 +66,21 @@ static int take_backward(pl_decoder *d, int64_t T, int64_t max_rank, pl_arena *a
     PL_GO(rc, PL_TAKE(arena, &d->dlow, PL_LIN_COUNT * d->low_stride, GRADS, err));
     d->partial_stride = max_rank * pl_linear_sides(a);
     PL_GO(rc, PL_TAKE(arena, &d->partial, pl_pass_lanes(d, d->max_T) * d->partial_stride, GRADS, err));
+out:
+    return rc;
+}
+
+/* What is written and read within a pass: n to packed. */
+static int take_inner(pl_decoder *d, const pl_decoder_spec *spec, int64_t T, pl_arena *arena, pl_error *err) {
+    const pl_arch *a = d->arch;
+    int rc;
+    PL_GO(rc, PL_TAKE(arena, &d->n, T * a->C, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &d->act, T * a->F, ACTS, err));
+    if (spec->max_rank > 0 && !spec->training) PL_GO(rc, PL_TAKE(arena, &d->low, d->low_stride, ACTS, err));
+    if (spec->dropout) PL_GO(rc, PL_TAKE(arena, &d->dropped, T * d->dropped_width, ACTS, err));
+    if (spec->training) PL_GO(rc, take_backward(d, T, spec->max_rank, arena, err));
+    d->packed_bytes = pl_pass_packed_bytes(d);
+    if (d->packed_bytes > 0) PL_GO(rc, PL_TAKE(arena, &d->packed, (int64_t)d->packed_bytes, "packed weights", err));
 out:
     return rc;
 }
@@ -89,13 +102,11 @@ int pl_decoder_take(pl_decoder *d, const pl_arch *a, const pl_backend *backend, 
     PL_GO(rc, PL_TAKE(arena, &d->cosine, T * half, "rope", err));
     PL_GO(rc, PL_TAKE(arena, &d->sine, T * half, "rope", err));
     PL_GO(rc, PL_TAKE(arena, &d->inv_freq, half, "rope", err));
-    PL_GO(rc, PL_TAKE(arena, &d->n, T * a->C, ACTS, err));
-    PL_GO(rc, PL_TAKE(arena, &d->act, T * a->F, ACTS, err));
-    if (spec->max_rank > 0 && !spec->training) PL_GO(rc, PL_TAKE(arena, &d->low, d->low_stride, ACTS, err));
-    if (spec->dropout) PL_GO(rc, PL_TAKE(arena, &d->dropped, T * d->dropped_width, ACTS, err));
-    if (spec->training) PL_GO(rc, take_backward(d, T, spec->max_rank, arena, err));
-    d->packed_bytes = pl_pass_packed_bytes(d);
-    if (d->packed_bytes > 0) PL_GO(rc, PL_TAKE(arena, &d->packed, (int64_t)d->packed_bytes, "packed weights", err));
+    if (spec->training) PL_GO(rc, PL_TAKE(arena, &d->dx, T * a->C, GRADS, err));
+    d->dn = d->x_last; /* which the head has read by then */
+    pl_mark inner = pl_arena_mark(arena);
+    PL_GO(rc, take_inner(d, spec, T, arena, err));
+    pl_arena_init_again(&d->idle, "decoder's idle", arena, inner);
 out:
     return rc ? pl_error_context(err, rc, "decoder buffers for %" PRId64 " tokens", spec->max_tokens) : 0;
 }

@@ -50,8 +50,9 @@ typedef struct pl_head {
 
 typedef struct pl_head_spec {
     int64_t max_rows, max_targets;
-    bool training; /* a backward pass follows */
-    bool trained;  /* ... and the head (or the tied embedding) is trained */
+    bool training;   /* a backward pass follows */
+    bool trained;    /* ... and the head (or the tied embedding) is trained */
+    pl_arena *spare; /* memory that nothing else uses from a forward pass to the end of its backward pass; or NULL */
 } pl_head_spec;
 
 int pl_head_take(pl_head *h, const pl_arch *arch, const pl_backend *backend, const pl_head_spec *spec, pl_arena *arena,

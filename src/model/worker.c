@@ -16,7 +16,8 @@ int pl_worker_take(pl_worker *k, const pl_arch *arch, const pl_backend *backend,
     pl_head_spec hs = {.max_rows = PL_MIN(spec->caps.tokens, spec->caps.targets),
                        .max_targets = spec->caps.targets,
                        .training = spec->training,
-                       .trained = spec->full};
+                       .trained = spec->full,
+                       .spare = &k->decoder.idle};
     *k = (pl_worker){.backend = *backend, .budget_tok = spec->budget_tok, .pass_tok = spec->pass_tok};
     int rc;
     PL_GO(rc, pl_forest_take(&k->forest, &spec->caps, arena, err));

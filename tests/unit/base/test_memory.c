@@ -222,6 +222,36 @@ static void arena_rewind(void **state) {
     assert_int_equal(pl_arena_take(&a, SIZE_MAX / 2 + 100, "rest", (void **)&r, &e), PL_E_NOMEM);
 }
 
+/* What is taken between a mark and now, dealt out a second time; what does not fit there comes out of the arena. */
+static int lay_out_again(pl_arena *a, char *p[4], pl_error *e) {
+    pl_arena again;
+    int rc = PL_TAKE(a, &p[0], 10, "first", e);
+    pl_mark mark = pl_arena_mark(a);
+    if (rc == 0) rc = PL_TAKE(a, &p[1], 192, "inner", e);
+    pl_arena_init_again(&again, "again", a, mark);
+    if (rc == 0) rc = PL_TAKE_SPARE(&again, a, &p[2], 65, "spare", e);
+    if (rc == 0) rc = PL_TAKE_SPARE(&again, a, &p[3], 65, "spare", e);
+    return rc ? rc : PL_TAKE_SPARE(NULL, a, &p[0], 1, "spare", e);
+}
+static void arena_again(void **state) {
+    PL_UNUSED(state);
+    pl_error e;
+    pl_arena plan, real;
+    char *p[4], *x;
+    pl_arena_init_measuring(&plan, "step");
+    assert_int_equal(lay_out_again(&plan, p, &e), 0);
+    for (int i = 0; i < 4; i++) assert_null(p[i]);
+    assert_int_equal(plan.peak, 64 + 192 + 128 + 64);
+    assert_int_equal(pl_arena_init(&real, "step", plan.peak, &e), 0);
+    assert_int_equal(lay_out_again(&real, p, &e), 0);
+    assert_true(p[1] == real.base + 64);
+    assert_true(p[2] == p[1]);
+    assert_true(p[3] == p[1] + 192);
+    assert_true(p[0] == p[3] + 128);
+    assert_int_equal(PL_TAKE_SPARE(&real, &real, &x, 1, "x", &e), PL_E_NOMEM);
+    assert_int_equal(PL_TAKE_SPARE(NULL, &real, &x, -1, "x", &e), PL_E_RANGE);
+    pl_arena_release(&real);
+}
 static void arena_tags(void **state) {
     PL_UNUSED(state);
     static char names[60][8];
@@ -262,10 +292,10 @@ static void log_sink(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(error_text), cmocka_unit_test(error_long), cmocka_unit_test(error_names),
-        cmocka_unit_test(allocation), cmocka_unit_test(failing_at), cmocka_unit_test(sizes),
-        cmocka_unit_test(strings),    cmocka_unit_test(arena_plan), cmocka_unit_test(arena_rewind),
-        cmocka_unit_test(arena_tags), cmocka_unit_test(log_sink),
+        cmocka_unit_test(error_text),  cmocka_unit_test(error_long), cmocka_unit_test(error_names),
+        cmocka_unit_test(allocation),  cmocka_unit_test(failing_at), cmocka_unit_test(sizes),
+        cmocka_unit_test(strings),     cmocka_unit_test(arena_plan), cmocka_unit_test(arena_rewind),
+        cmocka_unit_test(arena_again), cmocka_unit_test(arena_tags), cmocka_unit_test(log_sink),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
