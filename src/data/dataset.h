@@ -1,7 +1,7 @@
 /* data/dataset.h: tokenized rows: a prompt and its answers. Everything that training needs of the data file, and the
  * counts that tell what was done to it. Columns are read in reader.c, the seam is in seam.c, the loading, truncation
  * and counting in dataset.c, the words of the report in report.c, growing and hashing in rows.c, order and split in
- * order.c, mismatched answers in mismatch.c, names of data sets in resolve.c. */
+ * order.c, mismatched answers in mismatch.c, equal prompts in share.c, names of data sets in resolve.c. */
 #ifndef PL_DATASET_H
 #define PL_DATASET_H
 
@@ -107,6 +107,11 @@ int pl_dataset_split(pl_dataset *d, pl_dataset **held, double share, uint64_t se
 /* `dataset_name` (DECISIONS 23): a file, or a directory with train*, test* and validation* files. split: "train",
  * "test"... A name that is neither is an error that says plumb never downloads. *out owned. */
 int pl_dataset_resolve(char **out, const char *name, const char *split, pl_error *err);
+
+/* Puts rows of one answer each whose prompts have equal ids together: one row with their answers, so that the prompt is
+ * there once. In the order of their first rows; none gets longer than most_tok tokens by it. *sources [answers, owned]:
+ * the pl_row.source that each answer came with. */
+int pl_dataset_share(pl_dataset *d, int64_t **sources, int64_t most_tok, pl_error *err);
 
 /* KTO's mismatched answers (DECISIONS 28): every row gets, as its second answer, the completion of another row (its
  * tokens are not copied), cut to what max_length (0: none) leaves behind the prompt. RANDOM: a new pairing for each

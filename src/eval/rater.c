@@ -89,8 +89,10 @@ struct pl_rater {
     pl_backend backend;
     pl_session session;
     pl_answers answers;
-    pl_dataset *data; /* the answers that are short enough, by pl_row.source; owned */
+    pl_dataset *data; /* the answers that are short enough, a row for each prompt; owned */
     int64_t *rows;    /* [data->n] 0, 1, 2, ... */
+    int64_t n;        /* the dataset's answers */
+    int64_t *sources; /* [n] which of `answers` they are */
     double *score;    /* [answers.n] NaN: not scored */
     double *tokens;   /* [answers.n] */
     int64_t budget_tok;
@@ -131,6 +133,8 @@ static int open_data(pl_rater *r, const pl_score_options *o, pl_error *err) {
     if (r->data->n < r->answers.n)
         pl_log(PL_LOG_WARN, "%s: %" PRId64 " of %" PRId64 " answers get no score: %s %" PRId64 " tokens", path,
                r->answers.n - r->data->n, r->answers.n, o->drop_empty ? "empty, or longer than" : "longer than", most);
+    r->n = r->data->n;
+    PL_GO(rc, pl_dataset_share(r->data, &r->sources, r->budget_tok, err));
     PL_GO(rc, PL_NEW(&r->rows, r->data->n, err));
     PL_GO(rc, PL_NEW(&r->score, r->answers.n, err));
     PL_GO(rc, PL_NEW(&r->tokens, r->answers.n, err));
@@ -143,10 +147,8 @@ out:
 
 static int take_worker(pl_rater *r, pl_arena *arena, pl_error *err) {
     const pl_lora *lora = pl_session_lora(&r->session);
-    pl_worker_spec spec = {.caps = pl_forest_caps_of(r->data, r->budget_tok, 0),
-                           .budget_tok = r->budget_tok,
-                           .pass_tok = r->budget_tok,
-                           .max_rank = lora ? lora->max_r : 0};
+    pl_worker_spec spec = {.budget_tok = r->budget_tok, .pass_tok = r->budget_tok, .max_rank = lora ? lora->max_r : 0};
+    pl_forest_caps_add(&spec.caps, r->data, r->rows, r->data->n, r->budget_tok, false);
     return pl_worker_take(&r->worker, &r->session.model.arch, &r->backend, &spec, arena, err);
 }
 
@@ -191,6 +193,7 @@ void pl_rater_free(pl_rater *r) {
     if (!r) return;
     pl_arena_release(&r->arena);
     pl_free(r->rows);
+    pl_free(r->sources);
     pl_free(r->score);
     pl_free(r->tokens);
     pl_dataset_free(r->data);
@@ -201,23 +204,24 @@ void pl_rater_free(pl_rater *r) {
 
 /* --- scoring --- */
 
-static int non_finite(pl_rater *r, const pl_row *row, pl_error *err) {
+static int non_finite(pl_rater *r, int64_t answer, pl_error *err) {
     char where[PL_LOCATION_BYTES];
     int rc = pl_worker_locate_nonfinite(where, &r->worker, &r->session.model.stored, pl_session_lora(&r->session), err);
     return rc ? rc
-              : PL_FAIL(err, PL_E_NUMERIC, "row %" PRId64 ": a score is not finite; %s",
-                        r->answers.answer[row->source].row, where);
+              : PL_FAIL(err, PL_E_NUMERIC, "row %" PRId64 ": a score is not finite; %s", r->answers.answer[answer].row,
+                        where);
 }
 
 static int run_batch(pl_rater *r, int64_t at, int64_t n, pl_error *err) {
     int rc = pl_worker_forward(&r->worker, &r->session.model.stored, pl_session_lora(&r->session), r->data,
                                r->rows + at, n, 0, false, PL_FOR_SCORES, err);
-    for (int64_t i = 0; rc == 0 && i < n; i++) {
-        const pl_row *row = &r->data->rows[at + i];
-        double score = r->worker.score.score[i];
-        if (!isfinite(score)) return non_finite(r, row, err);
-        r->score[row->source] = score;
-        r->tokens[row->source] = (double)r->data->answers[row->first_answer].count;
+    for (int64_t s = 0; rc == 0 && s < r->worker.forest.nsequences; s++) {
+        const pl_sequence *q = &r->worker.forest.sequences[s];
+        int64_t answer = r->sources[r->data->rows[q->row].first_answer + q->answer];
+        double score = r->worker.score.score[s];
+        if (!isfinite(score)) return non_finite(r, answer, err);
+        r->score[answer] = score;
+        r->tokens[answer] = (double)q->length;
     }
     return rc;
 }
@@ -225,6 +229,7 @@ static int run_batch(pl_rater *r, int64_t at, int64_t n, pl_error *err) {
 int pl_rater_run(pl_rater *r, const pl_score_hooks *hooks, pl_error *err) {
     const pl_dataset *d = r->data;
     pl_fp_state fp;
+    int64_t done = 0;
     int rc = 0;
     pl_fp_enter(&fp);
     for (int64_t at = 0; at < d->n;) {
@@ -232,9 +237,10 @@ int pl_rater_run(pl_rater *r, const pl_score_hooks *hooks, pl_error *err) {
         PL_GO(rc, pl_model_check(&r->session.model, err));
         PL_GO(rc, run_batch(r, at, n, err));
         at += n;
-        if (hooks && hooks->progress) hooks->progress(hooks->user, at, d->n);
+        done += r->worker.forest.nsequences;
+        if (hooks && hooks->progress) hooks->progress(hooks->user, done, r->n);
         if (hooks && hooks->stop && hooks->stop(hooks->user))
-            PL_GO(rc, PL_FAIL(err, PL_E_INTERRUPTED, "stopped after %" PRId64 " answers", at));
+            PL_GO(rc, PL_FAIL(err, PL_E_INTERRUPTED, "stopped after %" PRId64 " answers", done));
     }
     r->ran = true;
 out:

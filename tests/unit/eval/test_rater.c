@@ -14,6 +14,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "model/machine.h"
 #include "plumb/reward.h"
 #include "unit/alloc_hook.h"
 
@@ -96,6 +97,56 @@ static void forms_agree(void **state) {
     free(d);
 }
 
+/* Tokens that go through attention, counted in place of the machine's own. */
+static pl_ops real_ops;
+static int64_t tokens_run;
+
+static void count_attn(real *o, real *lse, const real *q, const real *k, const real *v, const pl_attn *a) {
+    tokens_run += a->T;
+    real_ops.attn(o, lse, q, k, v, a);
+}
+
+/* A prompt is run once for all its answers that fit into a micro-batch, wherever in the file they are; scores are those
+ * of answers that are run alone. */
+static void prompts_are_shared(void **state) {
+    (void)state;
+    enum { LAYERS = 2 };
+    pl_rate_result r;
+    pl_rate_options o = options_for(
+        "{\"prompt\":\"User: Name the colour of the river.\\n\",\"completions\":[\" It is white.\",\" Blue.\",\" "
+        "x\"]}\n"
+        "{\"prompt\":\"Say hello, please.\\n\",\"completions\":[\"Hello!\",\"Hello, hello, hello!\"]}\n"
+        "{\"prompt\":\"User: Name the colour of the river.\\n\",\"completions\":[\"\",\" It is white.\"]}\n");
+    static const int64_t answers[] = {3, 2, 2};
+    real_ops = machine->ops;
+    machine->ops.attn = count_attn;
+    tokens_run = 0;
+    char *shared = rate(&o, &r);
+    int64_t least = tokens_run / LAYERS;
+    tokens_run = 0;
+    o.data.micro_batch_tokens = 1;
+    char *alone = rate(&o, &r);
+    int64_t most = tokens_run / LAYERS;
+    tokens_run = 0;
+    o.data.micro_batch_tokens = 25; /* some of them */
+    char *some = rate(&o, &r);
+    machine->ops = real_ops;
+    print_message("%d tokens shared, %d alone, %d in part\n", (int)least, (int)most, (int)(tokens_run / LAYERS));
+    assert_true(least < tokens_run / LAYERS && tokens_run / LAYERS < most);
+    const char *a = shared, *b = alone, *c = some;
+    for (int64_t row = 0; row < 3; row++) {
+        for (int64_t i = 0; i < answers[row]; i++) {
+            NEAR(number(a, "scores", i), number(b, "scores", i));
+            NEAR(number(c, "scores", i), number(b, "scores", i));
+        }
+        a = strchr(a, '\n') + 1, b = strchr(b, '\n') + 1, c = strchr(c, '\n') + 1;
+    }
+    assert_true(fabs(number(alone, "scores", 0) - number(alone, "scores", 1)) > 1e-3);
+    free(shared);
+    free(alone);
+    free(some);
+}
+
 static void best_of(void **state) {
     (void)state;
     pl_rate_result r;
@@ -170,7 +221,7 @@ static int teardown(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(forms_agree), cmocka_unit_test(best_of),
-                                       cmocka_unit_test(states), cmocka_unit_test(memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(forms_agree), cmocka_unit_test(prompts_are_shared),
+                                       cmocka_unit_test(best_of), cmocka_unit_test(states), cmocka_unit_test(memory)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
