@@ -97,6 +97,7 @@ bool pl_memo_get(pl_hash *out, const char *dir, const pl_hash *key) {
         good = memcmp(want, data, 2 * HEX) == 0;
     }
     if (good) *out = value;
+    if (good) pl_cache_used(path);
     pl_free(data);
     pl_free(path);
     return good;

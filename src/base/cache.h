@@ -34,4 +34,12 @@ int pl_hash_file_remembered(pl_hash *out, const char *path, const pl_stamp *stam
 bool pl_memo_get(pl_hash *out, const char *dir, const pl_hash *key);
 int pl_memo_put(const char *dir, const pl_hash *key, const pl_hash *value, pl_error *err);
 
+/* Marks a file of the cache as used now. */
+void pl_cache_used(const char *path);
+/* To be called after a file was written there: removes files of ours (by their names) that were not used for 90 days,
+ * and of all others the ones not used for longest until the rest takes at most $PLUMB_CACHE_SIZE (10G unless set), but
+ * nothing that was used within the hour. Cannot fail: what cannot be removed stays. Readers that have such a file open,
+ * and other processes that do the same, are not disturbed. */
+void pl_cache_prune(const char *dir);
+
 #endif

@@ -287,9 +287,10 @@ static int look_up(pl_dataset **out, const char *path, const char *file, const p
     if (rc == 0) rc = pl_dataset_parse(out, bytes, n, key, vocab_size, err);
     pl_free(bytes);
     if (rc == PL_E_NOMEM) return rc;
-    if (rc == 0)
+    if (rc == 0) {
+        pl_cache_used(file);
         pl_log(PL_LOG_INFO, "%s: tokenized rows: from %s", path, file);
-    else
+    } else if (pl_file_exists(file)) /* else another process has just removed it */
         pl_log(PL_LOG_WARN, "%s: %s is damaged (%s): tokenized anew", path, file, err ? err->text : "");
     return 0;
 }
@@ -315,7 +316,10 @@ static void keep(const pl_dataset *d, const char *path, const char *dir, const c
     if (rc == 0 && !same) return;
     if (rc == 0) rc = pl_dir_make(dir, &err);
     if (rc == 0) rc = pl_dataset_write(file, d, key, &err);
-    if (rc) pl_log(PL_LOG_WARN, "%s: the tokenized rows are not kept: %s", path, err.text);
+    if (rc)
+        pl_log(PL_LOG_WARN, "%s: the tokenized rows are not kept: %s", path, err.text);
+    else
+        pl_cache_prune(dir);
 }
 
 int pl_dataset_open(pl_dataset **out, const char *path, const pl_data_options *options, const pl_tokenizer *tok,

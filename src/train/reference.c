@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/cache.h"
 #include "base/file.h"
 
 #define MAGIC "PLUMBREF"
@@ -152,9 +153,12 @@ int pl_reference_scores(double **out, bool *hit, pl_reference *r, const pl_datas
     PL_GO(rc, pl_dir_make(cache_dir, err));
     PL_GO(rc, cache_path(&path, cache_dir, key, d, err));
     *hit = !r->fresh && read_cache(scores, n, path);
-    if (!*hit) {
+    if (*hit)
+        pl_cache_used(path);
+    else {
         PL_GO(rc, compute(scores, r, d, progress, user, err));
         PL_GO(rc, write_cache(path, scores, n, err));
+        pl_cache_prune(cache_dir);
     }
     *out = scores;
     scores = NULL;

@@ -152,12 +152,100 @@ static void test_remembered(void **state) {
     assert_string_equal(b.hex, c.hex);
 }
 
+/* A file of so many bytes, last used so many days ago. */
+static void put_aged(const char *dir, const char *name, int64_t bytes, double days) {
+    char path[512];
+    struct timespec t[2] = {{0, UTIME_OMIT}, {time(NULL) - (time_t)(days * 86400), 0}};
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "w");
+    assert_true(f && ftruncate(fileno(f), bytes) == 0 && fclose(f) == 0);
+    assert_int_equal(utimensat(AT_FDCWD, path, t, 0), 0);
+}
+
+static bool is_there(const char *dir, const char *name) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return pl_file_exists(path);
+}
+
+#define ROWS(digit) "rows-" digit "0112233445566778899aabbccddeeff.bin"
+#define REFERENCE "reference-00112233445566778899aabbccddeeff.bin"
+#define HASH "hash-00112233445566778899aabbccddeeff"
+
+static void test_prune_by_age(void **state) {
+    const char *dir = *state, *stay[] = {"rows-x.bin", "mine.bin", ROWS("a") ".old", HASH ".tmp-1", ROWS("b")},
+               *go[] = {ROWS("a"), REFERENCE, HASH, REFERENCE ".tmp-77"};
+    assert_int_equal(unsetenv("PLUMB_CACHE_SIZE"), 0);
+    for (int i = 0; i < 3; i++) put_aged(dir, stay[i], 10, 1000); /* others' files */
+    put_aged(dir, stay[3], 10, 0.5);                              /* being written */
+    put_aged(dir, stay[4], 10, 89);
+    for (int i = 0; i < 3; i++) put_aged(dir, go[i], 10, 91);
+    put_aged(dir, go[3], 10, 2); /* its writer is dead */
+    pl_cache_prune(dir);
+    for (int i = 0; i < PL_LEN(stay); i++) assert_true(is_there(dir, stay[i]));
+    for (int i = 0; i < PL_LEN(go); i++) assert_false(is_there(dir, go[i]));
+    pl_cache_prune("/nonexistent");
+}
+
+/* The longest unused first, until the rest fits; what was used just now stays whatever the bound. */
+static void test_prune_by_size(void **state) {
+    const char *dir = *state;
+    put_aged(dir, ROWS("1"), 400, 3);
+    put_aged(dir, ROWS("2"), 400, 2);
+    put_aged(dir, ROWS("3"), 400, 1);
+    put_aged(dir, REFERENCE, 400, 0);
+    static const char *const none[] = {"0", "2K", "1600", "1G", "", "much", "-1", "1 K", "9999999999T"};
+    for (int i = 0; i < PL_LEN(none); i++) {
+        assert_int_equal(setenv("PLUMB_CACHE_SIZE", none[i], 1), 0);
+        pl_cache_prune(dir);
+        assert_true(is_there(dir, ROWS("1")));
+    }
+    assert_int_equal(setenv("PLUMB_CACHE_SIZE", "1K", 1), 0);
+    char used[512];
+    snprintf(used, sizeof used, "%s/%s", dir, ROWS("1"));
+    put_aged(dir, ROWS("1"), 400, 0.5); /* used since */
+    pl_cache_prune(dir);
+    assert_true(is_there(dir, ROWS("1")) && is_there(dir, REFERENCE));
+    assert_false(is_there(dir, ROWS("2")) || is_there(dir, ROWS("3")));
+    pl_cache_used(used);
+    assert_int_equal(setenv("PLUMB_CACHE_SIZE", "1", 1), 0);
+    pl_cache_prune(dir);
+    assert_true(is_there(dir, ROWS("1")) && is_there(dir, REFERENCE));
+    assert_int_equal(unsetenv("PLUMB_CACHE_SIZE"), 0);
+}
+
+/* A remembered hash that is asked for is used; a failing allocation removes nothing and leaks nothing. */
+static void test_prune_used(void **state) {
+    const char *dir = *state;
+    pl_hash got;
+    pl_error err;
+    assert_int_equal(pl_memo_put(dir, &key, &value, &err), 0);
+    put_aged(dir, ROWS("1"), 400, 200);
+    char path[512];
+    snprintf(path, sizeof path, "%s/hash-%s", dir, key.hex);
+    struct timespec old[2] = {{0, UTIME_OMIT}, {1000, 0}};
+    assert_int_equal(utimensat(AT_FDCWD, path, old, 0), 0);
+    assert_true(pl_memo_get(&got, dir, &key));
+    int64_t live = pl_test_live_bytes();
+    for (int64_t k = 0; is_there(dir, ROWS("1")); k++) {
+        assert_true(k < 100);
+        pl_test_fail_alloc_at(k);
+        pl_cache_prune(dir);
+        pl_test_fail_alloc_at(-1);
+        assert_int_equal(pl_test_live_bytes(), live);
+    }
+    assert_true(is_there(dir, pl_path_base(path)));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_place),
         cmocka_unit_test_setup_teardown(test_stamps, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_memo, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_remembered, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_prune_by_age, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_prune_by_size, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_prune_used, make_dir, remove_dir),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
