@@ -63,6 +63,7 @@ static pl_attn attention_of(const pl_arch *a, const pl_forest *f) {
 }
 
 static void copy_rows(const pl_pass *p, real *y, real *x, int64_t width) {
+    if (y == x) return; /* the residual stream beside stays in place */
     p->d->backend.ops->to_real(rows(p, y, width), rows(p, x, width), PL_REAL, p->T * width);
 }
 
@@ -97,13 +98,13 @@ static void store_kv(const pl_pass *p, const pl_layer_acts *s, int64_t layer) {
 /* x0 -> q, k, v */
 static int qkv_forward(const pl_pass *p, int64_t layer, pl_error *err) {
     const pl_decoder *d = p->d;
-    const pl_layer_acts *s = &d->acts[layer];
-    real *const y[] = {s->q, s->k, s->v};
-    norm(p, s->x0, s->rstd1, p->w->layers[layer].norm1);
+    const pl_layer_acts s = pl_pass_acts(p, layer);
+    real *const y[] = {s.q, s.k, s.v};
+    norm(p, s.x0, s.rstd1, p->w->layers[layer].norm1);
     int rc = pl_linear_forward_all(p, layer, PL_LIN_Q, PL_LEN(y), y, d->n, err);
     if (rc) return rc;
-    rope_qk(p, s->q, s->k, false);
-    if (p->cache) store_kv(p, s, layer);
+    rope_qk(p, s.q, s.k, false);
+    if (p->cache) store_kv(p, &s, layer);
     return 0;
 }
 
@@ -125,11 +126,11 @@ out:
 /* q, k, v -> o */
 static void attend(const pl_pass *p, int64_t layer) {
     const pl_decoder *d = p->d;
-    const pl_layer_acts *s = &d->acts[layer];
+    const pl_layer_acts s = pl_pass_acts(p, layer);
     pl_attn at = attention_of(d->arch, p->f);
     int64_t base = p->cache ? layer * p->cache->capacity * at.kv_stride : 0;
-    const real *k = p->cache ? p->cache->k + base : s->k, *v = p->cache ? p->cache->v + base : s->v;
-    d->backend.ops->attn(s->o, p->cache ? NULL : s->lse, s->q, k, v, &at);
+    const real *k = p->cache ? p->cache->k + base : s.k, *v = p->cache ? p->cache->v + base : s.v;
+    d->backend.ops->attn(s.o, p->cache ? NULL : s.lse, s.q, k, v, &at);
 }
 
 /* d_o -> dq, dk, dv */
@@ -142,9 +143,9 @@ static void attend_backward(const pl_pass *p, int64_t layer) {
 
 /* o -> x1 */
 static int out_forward(const pl_pass *p, int64_t layer, pl_error *err) {
-    const pl_layer_acts *s = &p->d->acts[layer];
-    copy_rows(p, s->x1, s->x0, p->d->arch->C);
-    return pl_linear_forward(p, layer, PL_LIN_O, s->x1, s->o, true, false, err);
+    const pl_layer_acts s = pl_pass_acts(p, layer);
+    copy_rows(p, s.x1, s.x0, p->d->arch->C);
+    return pl_linear_forward(p, layer, PL_LIN_O, s.x1, s.o, true, false, err);
 }
 
 /* dx -> d_o */
@@ -157,32 +158,34 @@ static int out_backward(const pl_pass *p, int64_t layer, pl_error *err) {
  * -----------------------------------------------------------------------------------------------------------------------
  */
 
-static real *layer_output(const pl_decoder *d, int64_t layer) {
+static real *layer_output(const pl_pass *p, int64_t layer) {
+    const pl_decoder *d = p->d;
+    if (p->beside) return d->x_beside;
     return layer + 1 < d->arch->L ? d->acts[layer + 1].x0 : d->x_last;
 }
 
 /* x1 -> g, u */
 static int gate_up_forward(const pl_pass *p, int64_t layer, pl_error *err) {
     const pl_decoder *d = p->d;
-    const pl_layer_acts *s = &d->acts[layer];
-    norm(p, s->x1, s->rstd2, p->w->layers[layer].norm2);
-    real *const y[] = {s->g, s->u};
+    const pl_layer_acts s = pl_pass_acts(p, layer);
+    norm(p, s.x1, s.rstd2, p->w->layers[layer].norm2);
+    real *const y[] = {s.g, s.u};
     return pl_linear_forward_all(p, layer, PL_LIN_GATE, PL_LEN(y), y, d->n, err);
 }
 
 static void activate(const pl_pass *p, int64_t layer) {
     const pl_decoder *d = p->d;
-    const pl_layer_acts *s = &d->acts[layer];
+    const pl_layer_acts s = pl_pass_acts(p, layer);
     int64_t F = d->arch->F;
-    d->backend.ops->swiglu(rows(p, d->act, F), rows(p, s->g, F), rows(p, s->u, F), p->T * F);
+    d->backend.ops->swiglu(rows(p, d->act, F), rows(p, s.g, F), rows(p, s.u, F), p->T * F);
 }
 
 /* g, u -> x0 of the next layer */
 static int down_forward(const pl_pass *p, int64_t layer, pl_error *err) {
     const pl_decoder *d = p->d;
-    real *y = layer_output(d, layer);
+    real *y = layer_output(p, layer);
     activate(p, layer);
-    copy_rows(p, y, d->acts[layer].x1, d->arch->C);
+    copy_rows(p, y, pl_pass_acts(p, layer).x1, d->arch->C);
     return pl_linear_forward(p, layer, PL_LIN_DOWN, y, d->act, true, false, err);
 }
 
@@ -232,6 +235,33 @@ static int begin(pl_decoder *d, const pl_weights *w, const pl_forest *f, pl_erro
     return 0;
 }
 
+/* The second stream starts from the same embeddings; its buffers are those of the backward pass to come, and inside the
+ * MLP those of the layer, which the first stream fills after it. */
+pl_layer_acts pl_pass_acts(const pl_pass *p, int64_t layer) {
+    const pl_decoder *d = p->d;
+    const pl_layer_acts *own = &d->acts[layer];
+    if (!p->beside) return *own;
+    return (pl_layer_acts){.x0 = d->x_beside,
+                           .x1 = d->x_beside,
+                           .q = d->dq,
+                           .k = d->dk,
+                           .v = d->dv,
+                           .o = d->d_o,
+                           .g = own->g,
+                           .u = own->u};
+}
+
+static void begin_beside(pl_pass *p) {
+    pl_pass all = pl_pass_all(p);
+    if (p->both) copy_rows(&all, p->d->x_beside, p->d->acts[0].x0, p->d->arch->C);
+}
+
+static void attend_both(const pl_pass *p, int64_t layer) {
+    pl_pass beside = pl_pass_beside(p);
+    if (p->both) attend(&beside, layer);
+    attend(p, layer);
+}
+
 static void pack_qkv(pl_pass *p, int64_t layer, bool back) {
     pl_pass_unpack(p);
     pl_pass_pack(p, layer, back, PL_LIN_Q, PL_LIN_V);
@@ -246,10 +276,12 @@ static void pack_between(pl_pass *p, int64_t layer) {
 
 static int run_forward(pl_decoder *d, pl_pass *p, pl_error *err) {
     int rc = begin(d, p->w, p->f, err);
+    if (rc) return rc;
+    begin_beside(p);
     pack_qkv(p, 0, false);
-    if (rc == 0) rc = layer_context(err, pl_pass_rows(p, 0, qkv_forward, err), 0, "");
+    rc = layer_context(err, pl_pass_rows(p, 0, qkv_forward, err), 0, "");
     for (int64_t l = 0; rc == 0 && l < d->arch->L; l++) {
-        attend(p, l);
+        attend_both(p, l);
         pack_between(p, l);
         rc = layer_context(err, pl_pass_rows(p, l, between_forward, err), l, "");
     }
@@ -260,6 +292,13 @@ int pl_decoder_forward(pl_decoder *d, const pl_weights *w, const pl_lora *lora, 
                        pl_error *err) {
     if (keep && !d->training) return PL_FAIL(err, PL_E_STATE, "this decoder keeps nothing for a backward pass");
     pl_pass p = {.d = d, .w = w, .lora = lora, .f = f};
+    return run_forward(d, &p, err);
+}
+
+int pl_decoder_forward_both(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_lora *beside,
+                            const pl_forest *f, pl_error *err) {
+    if (!d->training) return PL_FAIL(err, PL_E_STATE, "this decoder has no room for a second stream");
+    pl_pass p = {.d = d, .w = w, .lora = lora, .both = true, .beside_lora = beside, .f = f};
     return run_forward(d, &p, err);
 }
 
@@ -372,7 +411,7 @@ int pl_decoder_find_nonfinite(pl_decoder *d, const pl_weights *w, const pl_lora 
         pl_pass_unpack(&p);
         pl_pass_pack(&p, *layer, false, PL_LIN_O, PL_LIN_DOWN);
         if (rc == 0) rc = pl_pass_rows(&p, *layer, rest_forward, err);
-        if (rc || !isfinite(d->backend.ops->sum_squares(layer_output(d, *layer), n))) return rc;
+        if (rc || !isfinite(d->backend.ops->sum_squares(layer_output(&p, *layer), n))) return rc;
     }
     return rc;
 }

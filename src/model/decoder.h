@@ -39,13 +39,14 @@ typedef struct pl_decoder {
     bool recompute;      /* gradient checkpointing: keeps only x0 of each layer */
     pl_layer_acts *acts; /* [L]; with recompute, or without training, all but x0 are shared */
     real *x_last;        /* [T,C] output of the last layer, before the final norm; until a backward pass */
+    real *x_beside;      /* [T,C] the same of a second stream, pl_decoder_forward_both; is dx */
     real *cosine, *sine; /* [T, rot/2] */
     real *n;             /* [T,C] normed input */
     real *act;           /* [T,max(F,C)] silu(g)*u */
     bool cached;         /* for pl_decoder_infer only */
     real *dropped;       /* [T,dropped_width] dropped input of an adapter; NULL without lora_dropout */
     int64_t dropped_width;
-    real *low;     /* [T,max_rank] without training: the input through A */
+    real *low;     /* [T,max_rank] without training, and beside: the input through A */
     real *dlow;    /* [PL_LIN_COUNT] x [T,r], low_stride apart: the gradient through B */
     real *partial; /* [lanes] x partial_stride: a lane's sums of one layer's dA and dB */
     int64_t partial_stride;
@@ -82,6 +83,13 @@ int pl_decoder_prepare(pl_decoder *d, const pl_weights *w, const pl_lora *lora, 
  * The layer of the first non-finite value is not searched here: pl_decoder_find_nonfinite does it afterwards. */
 int pl_decoder_forward(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_forest *f, bool keep,
                        pl_error *err);
+
+/* Both at once, of a decoder that trains: d->x_last as above (with keep), and d->x_beside for the same weights with the
+ * adapter `beside` (NULL: off), bit for bit what a pass of its own gives. Weights are packed once for both, and threads
+ * meet once. The second stream keeps nothing; its buffers are those of the backward pass, so that d->x_beside lives
+ * until that, or the head's, begins. */
+int pl_decoder_forward_both(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_lora *beside,
+                            const pl_forest *f, pl_error *err);
 
 /* After a forward pass with keep of the same weights, adapter and batch: d->dx must hold dL/dx_last on entry. Adds to
  * grads (NULL: none) and to the adapter's da, db. Skips everything below the first trainable input. */

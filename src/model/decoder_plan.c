@@ -62,8 +62,10 @@ static int take_backward(pl_decoder *d, int64_t T, int64_t max_rank, pl_arena *a
         d->dk = d->dq + T * q;
         d->dv = d->dk + T * kv;
     }
+    d->x_beside = d->dx; /* which is not idle while the head reads it */
     if (max_rank == 0) goto out;
     PL_GO(rc, PL_TAKE(arena, &d->dlow, PL_LIN_COUNT * d->low_stride, GRADS, err));
+    d->low = d->dlow; /* of a second stream: no backward pass is under way */
     d->partial_stride = max_rank * pl_linear_sides(a);
     PL_GO(rc, PL_TAKE(arena, &d->partial, pl_pass_lanes(d, d->max_T) * d->partial_stride, GRADS, err));
 out:

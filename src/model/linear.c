@@ -119,8 +119,8 @@ static void multiply(const pl_pass *p, const pl_product *x) {
 
 /* Row p->t0 of the buffers that hold the input through A, and the gradient through B, of one linear layer. */
 static real *low_of(const pl_pass *p, int64_t layer, pl_lin which, int64_t r) {
-    const pl_decoder *d = p->d;
-    return d->training ? d->acts[layer].low + which * d->low_stride + p->t0 * r : d->low + p->t0 * d->max_rank;
+    real *kept = pl_pass_acts(p, layer).low;
+    return kept ? kept + which * p->d->low_stride + p->t0 * r : p->d->low + p->t0 * p->d->max_rank;
 }
 static real *dlow_of(const pl_pass *p, pl_lin which, int64_t r) {
     return p->d->dlow + which * p->d->low_stride + p->t0 * r;

@@ -10,7 +10,10 @@ typedef struct pl_pass {
     const pl_decoder *d;
     const pl_weights *w;
     const pl_lora *lora; /* NULL: adapter off */
-    const pl_grads *g;   /* NULL: frozen weights */
+    bool both;           /* of all that is run, a second stream too: the same weights with another adapter, or none */
+    const pl_lora *beside_lora;
+    bool beside;       /* this part is of the second stream: `lora` is then its own */
+    const pl_grads *g; /* NULL: frozen weights */
     const pl_forest *f;
     const pl_kv_cache *cache; /* generation, with the row of each token; else NULL */
     const int64_t *slots;
@@ -23,7 +26,8 @@ typedef struct pl_pass {
 } pl_pass;
 
 /* fn over all rows of the batch, which it must treat one by one: in blocks of at most PL_GEMM_LANE_ROWS that stay in a
- * core's cache, each thread its own rows; or all at once, with threads inside, where there are few rows or a cache. */
+ * core's cache, each thread its own rows; or all at once, with threads inside, where there are few rows or a cache. Of
+ * two streams a block's rows of the second come first, in the same lane, so that they may use the same scratch. */
 typedef int pl_rows_fn(const pl_pass *part, int64_t layer, pl_error *err);
 int pl_pass_rows(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, pl_error *err);
 
@@ -33,6 +37,10 @@ int64_t pl_pass_shared_rows(const pl_decoder *d);
 bool pl_pass_lane_has_rows(const pl_pass *whole, int i, int lanes);
 /* The pass over all rows at once, with threads inside. */
 pl_pass pl_pass_all(const pl_pass *p);
+/* The same rows of the second stream. */
+pl_pass pl_pass_beside(const pl_pass *p);
+/* decoder.c: where the part's stream has this layer's activations. */
+pl_layer_acts pl_pass_acts(const pl_pass *p, int64_t layer);
 
 /* pack.c. Before pl_pass_rows: packs the layer's linear layers from `first` to `last` (as PL_LIN_ counts them) for Y,
  * or dX when `back`, behind what is packed; of one linear layer one at a time. Nothing where threads share products. */

@@ -43,6 +43,19 @@ bool pl_pass_lane_has_rows(const pl_pass *whole, int i, int lanes) {
     return first < end;
 }
 
+pl_pass pl_pass_beside(const pl_pass *p) {
+    pl_pass beside = *p;
+    beside.beside = true;
+    beside.lora = p->beside_lora;
+    return beside;
+}
+
+static int run_part(const pl_pass *part, int64_t layer, pl_rows_fn *fn, pl_error *err) {
+    pl_pass beside = pl_pass_beside(part);
+    int rc = part->both ? fn(&beside, layer, err) : 0;
+    return rc ? rc : fn(part, layer, err);
+}
+
 /* Blocks start at multiples of PL_ROW_SLACK: what a product writes behind its last row is its own. */
 static int run_lane(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, int lane, int lanes, pl_error *err) {
     int64_t first, end;
@@ -57,7 +70,7 @@ static int run_lane(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, int lan
         part.T = PL_MIN(to, whole->f->T) - from;
         part.first_block = b == 0;
         part.lane = lane + 1;
-        rc = fn(&part, layer, err);
+        rc = run_part(&part, layer, fn, err);
     }
     return rc;
 }
@@ -74,7 +87,7 @@ int pl_pass_rows(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, pl_error *
     int lanes = pl_pass_lanes(whole->d, whole->f->T), rc = 0;
     if (lanes == 0) {
         pl_pass all = pl_pass_all(whole);
-        return fn(&all, layer, err);
+        return run_part(&all, layer, fn, err);
     }
     if (lanes == 1) return run_lane(whole, layer, fn, 0, 1, err);
         /* a loop over lanes, not one lane a thread: OpenMP may give fewer threads than were asked for */

@@ -55,6 +55,19 @@ int pl_worker_forward(pl_worker *k, const pl_weights *w, const pl_lora *lora, co
     return run(k, w, lora, use != PL_FOR_SCORES, err);
 }
 
+int pl_worker_forward_both(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_lora *beside,
+                           double *beside_logp, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t step_index,
+                           bool score_prompt, pl_use use, pl_error *err) {
+    int rc;
+    PL_GO(rc, pl_forest_build(&k->forest, d, rows, n, step_index, true, score_prompt, err));
+    PL_GO(rc, pl_decoder_forward_both(&k->decoder, w, lora, beside, &k->forest, err));
+    PL_GO(rc, pl_head_forward(&k->head, w, &k->forest, k->decoder.x_beside, false, err));
+    for (int64_t s = 0; s < k->forest.nsequences; s++) beside_logp[s] = pl_worker_sequence_logp(k, s);
+    PL_GO(rc, pl_head_forward(&k->head, w, &k->forest, k->decoder.x_last, use != PL_FOR_SCORES, err));
+out:
+    return rc;
+}
+
 int pl_worker_backward(pl_worker *k, pl_trainable *t, pl_error *err) {
     const pl_grads *g = t->is_lora ? NULL : &t->grads;
     const pl_forest f = pl_forest_trained(&k->forest);

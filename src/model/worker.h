@@ -41,6 +41,12 @@ typedef enum pl_use { PL_FOR_SCORES, PL_FOR_BOTH, PL_FOR_GRADIENT } pl_use;
 /* Builds the batch of rows[0..n) and runs it: k->head then holds log-probs and statistics, or k->score the scores. */
 int pl_worker_forward(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_dataset *d, const int64_t *rows,
                       int64_t n, int64_t step_index, bool score_prompt, pl_use use, pl_error *err);
+/* The same with the reference in one go, where that is the same weights with the adapter `beside` (NULL: off):
+ * beside_logp [sequences] = its sequence log-probs, then k->head is the policy's. Of training workers without a score
+ * head. */
+int pl_worker_forward_both(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_lora *beside,
+                           double *beside_logp, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t step_index,
+                           bool score_prompt, pl_use use, pl_error *err);
 /* Whether the worker yields scores (k->score.score), not log-probs (k->head). */
 bool pl_worker_is_scored(const pl_worker *k);
 /* Backward of the last forward pass, with k->c (or k->d_score) filled; over what gets a gradient only. */

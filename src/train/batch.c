@@ -92,24 +92,39 @@ static int non_finite(pl_worker *k, const pl_weights *w, const pl_lora *lora, co
     return rc ? rc : PL_FAIL(err, PL_E_NUMERIC, "%s is not finite; %s", what, where);
 }
 
+static const pl_lora *policy_lora(const pl_batcher *b) { return b->policy->is_lora ? &b->policy->lora : NULL; }
+
+/* Does the reference need a pass of its own over this micro-batch? */
+static bool is_live(const pl_batcher *b, const double *cached) {
+    return b->reference->kind != PL_REF_NONE && b->reference->kind != PL_REF_CURRENT && !cached;
+}
+
+/* Are reference and policy one base model with two adapters, so that one run over its layers serves both? */
+static bool runs_beside(const pl_batcher *b) {
+    const pl_reference *r = b->reference;
+    return r->worker == b->worker && r->weights->layers == b->policy->weights.layers && !pl_worker_is_scored(b->worker);
+}
+
+static int check_reference(const pl_batcher *b, pl_error *err) {
+    const pl_reference *r = b->reference;
+    for (int64_t s = 0; s < r->worker->forest.nsequences; s++)
+        if (!isfinite(b->reference_logp[b->n + s]))
+            return non_finite(r->worker, r->weights, r->lora, "a log-prob of the reference", err);
+    return 0;
+}
+
 /* Log-probs of the reference for the sequences of a micro-batch, behind those that the unit has. */
 static int reference_logps(pl_batcher *b, const pl_dataset *d, const double *cached, const int64_t *rows, int64_t n,
                            pl_error *err) {
     pl_reference *r = b->reference;
     double *out = b->reference_logp + b->n;
-    if (r->kind == PL_REF_NONE || r->kind == PL_REF_CURRENT) return 0;
-    if (cached) {
-        for (int64_t i = 0; i < n; i++)
-            for (int64_t a = 0; a < d->rows[rows[i]].answers; a++) *out++ = cached[d->rows[rows[i]].first_answer + a];
-        return 0;
-    }
+    for (int64_t i = 0; cached && i < n; i++)
+        for (int64_t a = 0; a < d->rows[rows[i]].answers; a++) *out++ = cached[d->rows[rows[i]].first_answer + a];
+    if (!is_live(b, cached)) return 0;
     int rc = pl_worker_forward(r->worker, r->weights, r->lora, d, rows, n, 0, b->score_prompt, PL_FOR_SCORES, err);
     if (rc) return pl_error_context(err, rc, "reference");
-    for (int64_t s = 0; s < r->worker->forest.nsequences; s++) {
-        out[s] = pl_worker_sequence_logp(r->worker, s);
-        if (!isfinite(out[s])) return non_finite(r->worker, r->weights, r->lora, "a log-prob of the reference", err);
-    }
-    return 0;
+    for (int64_t s = 0; s < r->worker->forest.nsequences; s++) out[s] = pl_worker_sequence_logp(r->worker, s);
+    return check_reference(b, err);
 }
 
 /* What the policy's pass says of a sequence, as number s of the unit. */
@@ -132,7 +147,7 @@ static int collect(pl_batcher *b, const pl_dataset *d, const int64_t *rows, int6
         double *to = pl_worker_is_scored(k) ? b->score : b->policy_logp;
         to[b->n + s] = pl_worker_is_scored(k) ? k->score.score[s] : pl_worker_sequence_logp(k, s);
         if (!isfinite(to[b->n + s]))
-            return non_finite(b->worker, &b->policy->weights, b->policy->is_lora ? &b->policy->lora : NULL,
+            return non_finite(b->worker, &b->policy->weights, policy_lora(b),
                               pl_worker_is_scored(k) ? "a score" : "a log-prob", err);
         if (b->kept)
             b->kept[d->rows[k->forest.sequences[s].row].first_answer + k->forest.sequences[s].answer] = to[b->n + s];
@@ -207,11 +222,23 @@ static int backward(pl_batcher *b, int64_t first, pl_units units, pl_error *err)
     return pl_worker_backward(k, b->policy, err);
 }
 
-/* One micro-batch through reference and policy. */
+/* One micro-batch through the policy. */
 static int score(pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t index, pl_use use,
                  pl_error *err) {
-    const pl_lora *lora = b->policy->is_lora ? &b->policy->lora : NULL;
-    return pl_worker_forward(b->worker, &b->policy->weights, lora, d, rows, n, index, b->score_prompt, use, err);
+    return pl_worker_forward(b->worker, &b->policy->weights, policy_lora(b), d, rows, n, index, b->score_prompt, use,
+                             err);
+}
+
+/* One micro-batch through reference and policy. */
+static int score_both(pl_batcher *b, const pl_dataset *d, const double *cached, const int64_t *rows, int64_t n,
+                      int64_t index, pl_use use, pl_error *err) {
+    if (!is_live(b, cached) || !runs_beside(b)) {
+        int rc = reference_logps(b, d, cached, rows, n, err);
+        return rc ? rc : score(b, d, rows, n, index, use, err);
+    }
+    int rc = pl_worker_forward_both(b->worker, &b->policy->weights, policy_lora(b), b->reference->lora,
+                                    b->reference_logp + b->n, d, rows, n, index, b->score_prompt, use, err);
+    return rc ? rc : check_reference(b, err);
 }
 
 static int objective(pl_batcher *b, pl_totals *t, bool train, pl_error *err) {
@@ -266,11 +293,11 @@ static int pass(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *
         take = pl_forest_cut(d, rows + done, n - done, budget, 0);
         sequences = sequences_of(d, rows + done, take);
         if (again && !has_gradient(b, first, sequences)) continue;
-        if (!again) PL_GO(rc, reference_logps(b, d, cached, rows + done, take, err));
-        PL_GO(rc, score(b, d, rows + done, take, index + done, use, err));
-        if (again)
+        if (again) {
+            PL_GO(rc, score(b, d, rows + done, take, index + done, use, err));
             PL_GO(rc, backward(b, first, units, err));
-        else {
+        } else {
+            PL_GO(rc, score_both(b, d, cached, rows + done, take, index + done, use, err));
             PL_GO(rc, collect(b, d, rows + done, take, err));
             count_tokens(b, t, d);
         }
