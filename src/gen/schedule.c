@@ -21,6 +21,15 @@ static int add_token(pl_gen_job *j, int64_t i, pl_error *err) {
     return pl_engine_add(&j->engine, &run, &s->row, err);
 }
 
+/* Samples of a prompt one after the other, so that attention reads what they share once. */
+static int add_tokens(pl_gen_job *j, pl_error *err) {
+    int rc = 0;
+    for (int64_t slot = 0; slot < j->width; slot++)
+        for (int64_t i = 0; rc == 0 && i < j->width && j->slots[slot].live > 0; i++)
+            if (j->sequences[i].active && j->sequences[i].slot == slot) rc = add_token(j, i, err);
+    return rc;
+}
+
 static int add_prompt_chunk(pl_gen_job *j, int64_t i, pl_error *err) {
     pl_gen_slot *slot = &j->slots[i];
     const pl_gen_prompt *p = &j->prompts[slot->prompt];
@@ -76,8 +85,7 @@ static int64_t next_slot(pl_gen_job *j, int64_t after) {
 static int fill_step(pl_gen_job *j, pl_error *err) {
     int rc = 0;
     pl_engine_begin(&j->engine);
-    for (int64_t i = 0; rc == 0 && i < j->width; i++)
-        if (j->sequences[i].active) rc = add_token(j, i, err);
+    rc = add_tokens(j, err);
     for (int64_t after = -1; rc == 0 && pl_engine_fits(&j->engine, 1, false);) {
         int64_t slot = next_slot(j, after);
         if (slot < 0) break;

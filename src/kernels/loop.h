@@ -10,9 +10,11 @@
 #ifdef _OPENMP
 #include <omp.h>
 #define PL_LOOP_THREADS() (omp_get_max_threads() > 1 && !omp_in_parallel())
+#define PL_LOOP_TEAM() omp_get_max_threads()
 #define PL_LOOP_PRAGMA _Pragma("omp parallel for schedule(static)")
 #else
 #define PL_LOOP_THREADS() 0
+#define PL_LOOP_TEAM() 1
 #define PL_LOOP_PRAGMA
 #endif
 

@@ -236,124 +236,14 @@ static void fwd_task(float *o, float *lse, const float *q, const float *k, const
     }
 }
 
-/* --- few columns: one new token of a sequence --- */
-/* With the columns in the lanes most lanes would idle: here the head dimension lies in the lanes. A block of keys and
- * values serves all columns while it is in the cache. */
-#define FEW_COLUMNS 4
-#define FEW_VECTORS 4 /* of a row of values at a time */
-
-/* p[j] = scale * (q . k[j]) for VW keys: their products in a vector each, which are added up together. */
-static void few_scores_all(float *p, const float *q, const float *k, int64_t stride, int64_t D, float scale) {
-    vf r[VW];
-    UNROLL for (int j = 0; j < VW; j++) r[j] = v_zero();
-    EACH_VECTOR(d, n, D) {
-        vf x = v_get(q + d, n);
-        if (n == VW) {
-            UNROLL for (int j = 0; j < VW; j++) r[j] = v_fma(x, v_load(k + j * stride + d), r[j]);
-        } else {
-            UNROLL for (int j = 0; j < VW; j++) r[j] = v_fma(x, v_get(k + j * stride + d, n), r[j]);
-        }
-    }
-    v_transpose(r);
-    UNROLL for (int j = 1; j < VW; j++) r[j] = v_add(r[j - 1], r[j]);
-    v_store(p, v_mul(v_set(scale), r[VW - 1]));
+static int64_t task_take(int64_t *next) {
+    int64_t task;
+#pragma omp atomic capture
+    task = (*next)++;
+    return task;
 }
 
-/* Asks for rows of keys or values a block ahead, into the second-level cache: a cache's rows lie apart, and those of
- * other heads between them. */
-static void few_fetch(const float *x, int64_t stride, int64_t n, int64_t D) {
-    for (int64_t j = 0; j < n; j++)
-        for (int64_t d = 0; d < D; d += 16) __builtin_prefetch(x + (j + KEYS) * stride + d, 0, 2);
-}
-
-static void few_scores(float *p, const float *q, const float *k, int64_t stride, int64_t n, int64_t D, float scale) {
-    int64_t j = 0;
-    for (; j + VW <= n; j += VW) few_scores_all(p + j, q, k + j * stride, stride, D, scale);
-    for (; j < n; j++) p[j] = scale * sum_products(q, k + j * stride, NULL, D);
-}
-
-/* o = o * scale + sum_j p[j] v[j] for `count` <= FEW_VECTORS whole vectors of a row, a constant where it is inlined. */
-INLINED void few_sums_of(float *o, const float *v, int64_t stride, const float *p, int64_t n, int count, float scale) {
-    vf even[FEW_VECTORS], odd[FEW_VECTORS];
-    UNROLL for (int i = 0; i < count; i++) even[i] = v_mul(v_load(o + i * VW), v_set(scale)), odd[i] = v_zero();
-    int64_t j = 0;
-    for (; j + 2 <= n; j += 2) {
-        vf a = v_set(p[j]), b = v_set(p[j + 1]);
-        UNROLL for (int i = 0; i < count; i++) {
-            even[i] = v_fma(a, v_load(v + j * stride + i * VW), even[i]);
-            odd[i] = v_fma(b, v_load(v + (j + 1) * stride + i * VW), odd[i]);
-        }
-    }
-    if (j < n) {
-        UNROLL for (int i = 0; i < count; i++) even[i] = v_fma(v_set(p[j]), v_load(v + j * stride + i * VW), even[i]);
-    }
-    UNROLL for (int i = 0; i < count; i++) v_store(o + i * VW, v_add(even[i], odd[i]));
-}
-
-/* o[0 .. D) = o * scale + sum_j p[j] v[j]. */
-static void few_sums(float *o, const float *v, int64_t stride, const float *p, int64_t n, int64_t D, float scale) {
-    int64_t d = 0;
-    for (; d + FEW_VECTORS * VW <= D; d += FEW_VECTORS * VW)
-        few_sums_of(o + d, v + d, stride, p, n, FEW_VECTORS, scale);
-    for (; d + VW <= D; d += VW) few_sums_of(o + d, v + d, stride, p, n, 1, scale);
-    if (d == D) return;
-    vf sum = v_mul(v_get(o + d, D - d), v_set(scale));
-    for (int64_t j = 0; j < n; j++) sum = v_fma(v_set(p[j]), v_get(v + j * stride + d, D - d), sum);
-    v_put(o + d, sum, D - d);
-}
-
-/* A column's running softmax. */
-typedef struct few_state {
-    float max, total;
-} few_state;
-
-/* p [KEYS] = exp(score - new maximum) for the n keys of a block that the column sees; returns exp(old - new). */
-static float few_softmax(float *p, few_state *s, const float *q, const float *k, int64_t n, const pl_attn *a) {
-    few_scores(p, q, k, a->kv_stride, n, a->D, a->scale);
-    float top = row_max(p, n, s->max), scale = expf(s->max - top);
-    vf sum = v_zero();
-    EACH_VECTOR(j, c, n) {
-        vf e = v_select(v_mask_n(c), v_exp(v_sub(v_get(p + j, c), v_set(top))), v_zero());
-        sum = v_add(sum, e);
-        v_put(p + j, e, c);
-    }
-    s->total = s->total * scale + v_sum(sum);
-    s->max = top;
-    return scale;
-}
-
-/* Keys of the block that the lane's query sees. */
-static int64_t few_visible(const key_block *b, const attn_cols *t, int64_t lane) {
-    return b->own < 0 ? b->n : PL_MAX(0, PL_MIN(b->n, col_limit(t, lane) + 1 - b->own));
-}
-
-static void few_task(float *o, float *lse, const float *q, const float *k, const float *v, const attn_cols *t) {
-    const pl_attn *a = t->a;
-    few_state s[FEW_COLUMNS];
-    float p[FEW_COLUMNS][KEYS], scale[FEW_COLUMNS];
-    for (int64_t lane = 0; lane < t->nc; lane++) {
-        s[lane] = (few_state){-INFINITY, 0};
-        memset(o + col_offset(t, lane, a->o_stride), 0, (size_t)a->D * sizeof *o);
-    }
-    for (key_walk w = {0}; walk_next(&w, t);) {
-        int64_t at = w.b.row * a->kv_stride + t->g * a->D, n[FEW_COLUMNS];
-        few_fetch(k + at, a->kv_stride, w.b.n, a->D);
-        for (int64_t lane = 0; lane < t->nc; lane++) {
-            n[lane] = few_visible(&w.b, t, lane);
-            if (n[lane] > 0)
-                scale[lane] = few_softmax(p[lane], &s[lane], q + col_offset(t, lane, a->q_stride), k + at, n[lane], a);
-        }
-        few_fetch(v + at, a->kv_stride, w.b.n, a->D);
-        for (int64_t lane = 0; lane < t->nc; lane++)
-            if (n[lane] > 0)
-                few_sums(o + col_offset(t, lane, a->o_stride), v + at, a->kv_stride, p[lane], n[lane], a->D,
-                         scale[lane]);
-    }
-    for (int64_t lane = 0; lane < t->nc; lane++) {
-        scale_span(o + col_offset(t, lane, a->o_stride), 1 / s[lane].total, a->D);
-        if (lse) lse[col_stat(t, lane)] = s[lane].max + logf(s[lane].total);
-    }
-}
+#include "kernels/cpu/attn_few.inc.h"
 
 /* Tasks are numbered through the runs; each thread walks forward with its own cursor. */
 typedef struct task_cursor {
@@ -363,6 +253,7 @@ typedef struct task_cursor {
 static bool task_seek(attn_cols *t, task_cursor *c, const pl_attn *a, int64_t task) {
     int64_t G = a->H / a->KV, width = tile_columns(a->D);
     for (; c->run < a->nruns; c->run++) {
+        if (is_few(a, a->runs + c->run)) continue;
         int64_t cols = a->runs[c->run].q_count * G, tasks = (cols + width - 1) / width * a->KV;
         if (task >= c->base + tasks) {
             c->base += tasks;
@@ -391,13 +282,6 @@ static int64_t attn_work(const pl_attn *a) {
 
 #define ATTN_SERIAL 100000 /* multiply-adds: a few microseconds */
 
-static int64_t task_take(int64_t *next) {
-    int64_t task;
-#pragma omp atomic capture
-    task = (*next)++;
-    return task;
-}
-
 /* Takes tasks off the common counter until none is left, one ahead. */
 static void attn_worker(float *o, float *lse, const float *q, const float *k, const float *v, const pl_attn *a,
                         int64_t *next) {
@@ -407,20 +291,23 @@ static void attn_worker(float *o, float *lse, const float *q, const float *k, co
     while (more) {
         more = task_seek(&ahead, &cursor, a, task_take(next));
         if (more) cols_fetch(q, a->q_stride, &ahead);
-        if (t.nc <= FEW_COLUMNS)
-            few_task(o, lse, q, k, v, &t);
-        else
-            fwd_task(o, lse, q, k, v, &t);
+        fwd_task(o, lse, q, k, v, &t);
         t = ahead;
     }
 }
 
 static void op_attn(float *o, float *lse, const float *q, const float *k, const float *v, const pl_attn *a) {
-    int64_t next = 0;
-    if (attn_work(a) > ATTN_SERIAL && PL_LOOP_THREADS()) {
+    int64_t next = 0, next_few = 0;
+    bool shared = attn_work(a) > ATTN_SERIAL && PL_LOOP_THREADS();
+    few_cut cut = few_cut_of(a, shared);
+    if (shared) {
 #pragma omp parallel
-        attn_worker(o, lse, q, k, v, a, &next);
+        {
+            attn_worker(o, lse, q, k, v, a, &next);
+            few_worker(o, lse, q, k, v, a, &cut, &next_few);
+        }
     } else {
         attn_worker(o, lse, q, k, v, a, &next);
+        few_worker(o, lse, q, k, v, a, &cut, &next_few);
     }
 }

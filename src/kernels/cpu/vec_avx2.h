@@ -82,6 +82,14 @@ static inline void v_transpose(vf r[8]) {
     }
 }
 
+/* lane i: the sum of the lanes of r[i] */
+static inline vf v_sums(const vf r[8]) {
+    vf h[4], q[2];
+    UNROLL for (int i = 0; i < 4; i++) h[i] = _mm256_hadd_ps(r[2 * i], r[2 * i + 1]);
+    UNROLL for (int i = 0; i < 2; i++) q[i] = _mm256_hadd_ps(h[2 * i], h[2 * i + 1]);
+    return _mm256_add_ps(_mm256_permute2f128_ps(q[0], q[1], 0x20), _mm256_permute2f128_ps(q[0], q[1], 0x31));
+}
+
 /* doubles: two accumulators take the low and the high half */
 typedef __m256d vd;
 static inline vd vd_zero(void) { return _mm256_setzero_pd(); }

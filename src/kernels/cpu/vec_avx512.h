@@ -79,6 +79,22 @@ static inline void v_transpose(vf r[16]) {
     }
 }
 
+/* lane i: the lanes of r[i], added as v_sum does */
+static inline vf v_sums(const vf r[16]) {
+    const vi order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    vf h[8], q[4], p[2];
+    UNROLL for (int i = 0; i < 8; i++) h[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x44),
+                                                            _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0xee));
+    UNROLL for (int i = 0; i < 4; i++) q[i] = _mm512_add_ps(_mm512_shuffle_f32x4(h[2 * i], h[2 * i + 1], 0x88),
+                                                            _mm512_shuffle_f32x4(h[2 * i], h[2 * i + 1], 0xdd));
+    UNROLL for (int i = 0; i < 2; i++) {
+        __m512d a = _mm512_castps_pd(q[2 * i]), b = _mm512_castps_pd(q[2 * i + 1]);
+        p[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    vf all = _mm512_add_ps(_mm512_shuffle_ps(p[0], p[1], 0x88), _mm512_shuffle_ps(p[0], p[1], 0xdd));
+    return _mm512_permutexvar_ps(order, all);
+}
+
 /* doubles: two accumulators take the low and the high half */
 typedef __m512d vd;
 static inline vd vd_zero(void) { return _mm512_setzero_pd(); }

@@ -153,10 +153,48 @@ static void test_can_fail(void **state) {
 #endif
 }
 
+/* New tokens of sequences over a cache, some of a prompt that they share, all at once and each alone: the same bits. */
+static int decode_alone(const pl_ops *ops, int64_t KV, int64_t group, int64_t D, dice *d) {
+    attn_shape s;
+    memset(&s, 0, sizeof s);
+    set_heads(&s, KV, group, D);
+    s.ranges[0] = (pl_key_range){3, pick(d, 60, 300)};
+    s.ranges[1] = (pl_key_range){320, pick(d, 1, 70)};
+    for (int64_t i = 0; i < 30; i++) /* enough for several tasks of a prompt */
+        s.runs[s.a.nruns++] = (pl_attn_run){i, 1, 400 + 100 * i, pick(d, 0, 99), i >= 20, i < 28};
+    int64_t qs = s.a.q_stride, os = s.a.o_stride, nq = 30 * qs, nk = 3400 * s.a.kv_stride, no = 30 * os;
+    float *x = must_alloc((size_t)(nq + 2 * nk + 2 * no) * sizeof *x);
+    float *q = x, *k = q + nq, *v = k + nk, *all = v + nk, *one = all + no;
+    pl_rng_normal(x, nq + 2 * nk, 1, roll(d), 0);
+    s.a.T = 30;
+    ops->attn(all, NULL, q, k, v, &s.a);
+    pl_attn alone = s.a;
+    alone.nruns = 1;
+    for (int64_t i = 0; i < 30; i++, alone.runs++) ops->attn(one, NULL, q, k, v, &alone);
+    int bad = 0;
+    for (int64_t i = 0; i < 30; i++) bad += memcmp(all + i * os, one + i * os, (size_t)(s.a.H * D) * sizeof *x) != 0;
+    pl_free(x);
+    return bad;
+}
+
+static void test_decode_alone(void **state) {
+    PL_UNUSED(state);
+    for (int level = PL_CPU_GENERIC; level <= PL_CPU_AVX512 && level <= (int)pl_cpu_detect(); level++) {
+        pl_ops ops;
+        dice d = {77, 0};
+        pl_ops_init(&ops, (pl_cpu_level)level);
+        assert_int_equal(decode_alone(&ops, 3, 3, 64, &d), 0);
+        assert_int_equal(decode_alone(&ops, 2, 7, 40, &d), 0);
+        assert_int_equal(decode_alone(&ops, 1, 16, 16, &d), 0);
+        assert_int_equal(decode_alone(&ops, 9, 1, 129, &d), 0);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_can_fail),
         cmocka_unit_test(test_long_ranges),
+        cmocka_unit_test(test_decode_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

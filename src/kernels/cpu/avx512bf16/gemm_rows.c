@@ -38,27 +38,6 @@ INLINE vi load_pairs_n(const char *x, int64_t i, pl_dtype type, int64_t n) {
 
 INLINE vf dot_pairs(vf sum, vi x, vi y) { return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)y); }
 
-/* Lanes added as v_sum does, of 16 vectors at once: lane i of the result is the sum of s[i]. */
-INLINE vf sum_all(const vf s[SUMS]) {
-    const vi order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    vf h[8], q[4], p[2];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        h[i] = v_add(_mm512_shuffle_f32x4(s[2 * i], s[2 * i + 1], 0x44),
-                     _mm512_shuffle_f32x4(s[2 * i], s[2 * i + 1], 0xee));
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-        q[i] = v_add(_mm512_shuffle_f32x4(h[2 * i], h[2 * i + 1], 0x88),
-                     _mm512_shuffle_f32x4(h[2 * i], h[2 * i + 1], 0xdd));
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++) {
-        __m512d a = _mm512_castps_pd(q[2 * i]), b = _mm512_castps_pd(q[2 * i + 1]);
-        p[i] = v_add(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-    }
-    vf all = v_add(_mm512_shuffle_ps(p[0], p[1], 0x88), _mm512_shuffle_ps(p[0], p[1], 0xdd));
-    return _mm512_permutexvar_ps(order, all);
-}
-
 /* out[i * N + j] = row i < M of a with row j < N of b, over k; `ahead`: bytes from a row to the one to ask for. M, N
  * and type are constants where it is inlined. */
 INLINE void pairs_block(float out[SUMS], const uint16_t *a, int64_t lda, int M, const char *b, pl_dtype type,
@@ -94,7 +73,7 @@ INLINE void pairs_block(float out[SUMS], const uint16_t *a, int64_t lda, int M, 
         }
     }
     if (M * N > 2)
-        v_store(out, sum_all(sum));
+        v_store(out, v_sums(sum));
     else
         for (int i = 0; i < M * N; i++) out[i] = v_sum(sum[i]);
 }
