@@ -2,13 +2,16 @@
  * the matrix products, both measured by the same process.
  *
  *   bench_decode [--shape NAME]... [--dtype bfloat16|float16|float32] [--bf16 0|1] [--threads N] [--sequences N]
- *                [--context N] [--new N] [--prompt N] [--map] [--dir DIR] [--json FILE]
+ *                [--samples N --top_k N] [--context N] [--new N] [--prompt N] [--map] [--dir DIR] [--json FILE]
  *
  * Without arguments: smollm2-135m and qwen2.5-0.5b stored in bf16, 1 and 2 threads, 1 and 8 sequences that decode
  * behind a prompt of 63 tokens, then prompts of 512 and 2,048 tokens. A step reads every matrix once (in the type that
  * is multiplied) and each sequence's keys and values; "of bound" is these bytes / the bandwidth / the median step.
- * Prefill counts 2N for each token and attention's 4C for each visible pair of a layer; its time is that of the whole
- * call, buffers included. --map: decode from the mapped file, without the copy. --json appends a line for each result.
+ * --samples: so many sequences of each prompt, whose keys and values count once; --top_k: samples (0: of all ids).
+ * Prefill's second bound adds attention's work at the peak of f32 multiply-adds (which it runs in always) to the time
+ * of the products. Prefill counts 2N for each token and attention's 4C for each visible pair of a layer; its time is
+ * that of the whole call, buffers included. --map: decode from the mapped file, without the copy. --json appends a line
+ * for each result.
  */
 #include <math.h>
 #include <stdio.h>
@@ -34,7 +37,7 @@ typedef struct setting {
     const char *dtype, *dir;
     int bf16, threads;
     bool map;
-    int64_t sequences, context, fresh, prompt;
+    int64_t sequences, samples, top_k, context, fresh, prompt;
 } setting;
 
 typedef struct stamps {
@@ -102,7 +105,8 @@ typedef struct run {
     stamps steps;
 } run;
 
-static pl_generator *open_generator(const setting *s, pl_machine *machine, const char *model, int64_t fresh) {
+static pl_generator *open_generator(const setting *s, pl_machine *machine, const char *model, int64_t fresh,
+                                    int64_t samples) {
     pl_error err;
     pl_generator *g = NULL;
     pl_generate_options o;
@@ -111,6 +115,8 @@ static pl_generator *open_generator(const setting *s, pl_machine *machine, const
     o.max_new_tokens = fresh;
     o.batch_size = s->sequences;
     o.ignore_eos = true;
+    o.num_return_sequences = samples;
+    if (s->top_k >= 0) o.top_k = s->top_k;
     o.bf16 = s->bf16;
     if (pl_generator_open(&g, machine, &o, &err)) die(&err);
     return g;
@@ -145,21 +151,25 @@ static double matrix_bytes(const setting *s, bool bf16) {
 
 static void decode(const setting *s, pl_machine *machine, const char *model, double read) {
     const bench_shape *m = s->shape;
-    pl_generator *g = open_generator(s, machine, model, s->fresh + SKIP_STEPS);
+    pl_generator *g = open_generator(s, machine, model, s->fresh + SKIP_STEPS, s->samples);
     static run r;
     static double took[MAX_STEPS];
     g->hot.off = s->map;
-    generate(&r, s, g, s->context, s->sequences);
+    generate(&r, s, g, s->context, s->sequences / s->samples);
     int64_t n = 0;
     for (int64_t i = SKIP_STEPS; i + 1 < r.steps.n; i++) took[n++] = r.steps.at[i + 1] - r.steps.at[i];
-    double step = median(took, n), keys = (double)s->context + SKIP_STEPS + (double)s->fresh / 2;
-    double cache = keys * (double)(s->sequences * 2 * m->L * m->KV * (m->C / m->H)) * 4;
+    double step = median(took, n), own = SKIP_STEPS + (double)s->fresh / 2, keys = (double)s->context + own;
+    double rows = (double)(s->sequences / s->samples * s->context) + (double)s->sequences * own;
+    double cache = rows * (double)(2 * m->L * m->KV * (m->C / m->H)) * 4;
     double bytes = matrix_bytes(s, g->backend.bf16) + cache, rate = (double)s->sequences / step;
-    printf("%-14s %-9s %-5s %d thr %3d seq %s  %8.1f tokens/s %7.2f ms/step %6.1f of %.1f GB/s, %3.0f %% of bound\n",
-           m->name, s->dtype, g->backend.bf16 ? "bf16" : "f32", s->threads, (int)s->sequences, s->map ? "map " : "copy",
-           rate, step * 1e3, bytes / step * 1e-9, read, 100 * bytes / step * 1e-9 / read);
+    printf(
+        "%-14s %-9s %-5s %d thr %3d seq of %d %s  %8.1f tokens/s %7.2f ms/step %6.1f of %.1f GB/s, %3.0f %% of bound\n",
+        m->name, s->dtype, g->backend.bf16 ? "bf16" : "f32", s->threads, (int)s->sequences,
+        (int)(s->sequences / s->samples), s->map ? "map " : "copy", rate, step * 1e3, bytes / step * 1e-9, read,
+        100 * bytes / step * 1e-9 / read);
     begin_line("decode", s, g->backend.bf16);
     report_count("sequences", s->sequences);
+    report_count("samples", s->samples);
     report_text("weights", s->map ? "map" : "copy");
     report_number("context", keys);
     report_number("tokens_per_s", rate);
@@ -175,20 +185,22 @@ static void decode(const setting *s, pl_machine *machine, const char *model, dou
 
 static void prefill(const setting *s, pl_machine *machine, const char *model, int64_t tokens, int64_t prompts) {
     const bench_shape *m = s->shape;
-    pl_generator *g = open_generator(s, machine, model, 1);
+    pl_generator *g = open_generator(s, machine, model, 1, 1);
     static run r;
     double best = INFINITY, gemm = gemm_rate(m, g->backend.bf16);
+    double peak = probe_peak(probe_best_f32(), s->threads, 0.2);
     for (int i = 0; i < 4; i++) {
         generate(&r, s, g, tokens, prompts);
         if (i) best = fmin(best, r.stats.seconds);
     }
     gemm = fmax(gemm, gemm_rate(m, g->backend.bf16));
     double n = (double)(tokens * prompts), pairs = n * ((double)tokens + 1) / 2;
-    double linear = 2 * bench_linear_elements(m) * n, flop = linear + 4 * (double)(m->C * m->L) * pairs;
-    printf("%-14s %-9s %-5s %d thr, prefill %d x %d  %8.0f tokens/s %7.1f GFLOP/s, %3.0f %% of %.0f (products alone: "
-           "%.0f %%)\n",
+    double linear = 2 * bench_linear_elements(m) * n, attention = 4 * (double)(m->C * m->L) * pairs;
+    double flop = linear + attention, both = linear / gemm + attention / peak;
+    printf("%-14s %-9s %-5s %d thr, prefill %d x %d  %8.0f tokens/s %7.1f GFLOP/s, %3.0f %% of %.0f (with "
+           "attention at %.0f: %.0f %%)\n",
            m->name, s->dtype, g->backend.bf16 ? "bf16" : "f32", s->threads, (int)prompts, (int)tokens, n / best,
-           flop / best * 1e-9, 100 * flop / best / gemm, gemm * 1e-9, 100 * linear / best / gemm);
+           flop / best * 1e-9, 100 * flop / best / gemm, gemm * 1e-9, peak * 1e-9, 100 * both / best);
     begin_line("prefill", s, g->backend.bf16);
     report_count("prompts", prompts);
     report_count("tokens", tokens);
@@ -196,6 +208,7 @@ static void prefill(const setting *s, pl_machine *machine, const char *model, in
     report_number("gflops", flop / best * 1e-9);
     report_number("gemm_gflops", gemm * 1e-9);
     report_number("of_gemm", flop / best / gemm);
+    report_number("of_gemm_and_f32_attention", both / best);
     report_end();
     fflush(stdout);
     pl_generator_free(g);
@@ -243,7 +256,13 @@ static int usage(void) {
 }
 
 int main(int argc, char **argv) {
-    setting s = {.dtype = "bfloat16", .dir = "/tmp/plumb-bench", .bf16 = -1, .context = 63, .fresh = 64};
+    setting s = {.dtype = "bfloat16",
+                 .dir = "/tmp/plumb-bench",
+                 .bf16 = -1,
+                 .samples = 1,
+                 .top_k = -1,
+                 .context = 63,
+                 .fresh = 64};
     const bench_shape *chosen[8] = {0};
     int n = 0;
     for (int i = 1; i < argc; i++) {
@@ -266,6 +285,10 @@ int main(int argc, char **argv) {
             s.threads = atoi(value);
         else if (strcmp(name, "--sequences") == 0)
             s.sequences = atoi(value);
+        else if (strcmp(name, "--samples") == 0)
+            s.samples = atoi(value);
+        else if (strcmp(name, "--top_k") == 0)
+            s.top_k = atoi(value);
         else if (strcmp(name, "--context") == 0)
             s.context = atoi(value);
         else if (strcmp(name, "--new") == 0)

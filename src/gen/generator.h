@@ -10,6 +10,7 @@
 #include "plumb/generate.h"
 
 #define PL_DEFAULT_NEW_TOKENS 256
+#define PL_GEN_SAMPLERS 16
 
 struct pl_generator {
     pl_machine *machine; /* borrowed */
@@ -50,6 +51,7 @@ typedef struct pl_gen_sequence {
     int64_t slot;    /* of its prompt */
     int64_t row;     /* of logits in the current step */
     int32_t pending; /* the token that runs next */
+    int32_t drawn;   /* the token that the current step gives */
     pl_detok *detok; /* owned */
     size_t skip;     /* bytes of the decoder's output that still belong to the prompt */
     pl_gen_result *result;
@@ -76,7 +78,8 @@ typedef struct pl_gen_job {
     int64_t width; /* sequences at a time */
     pl_arena arena;
     pl_engine engine;
-    pl_sampler sampler;
+    pl_sampler samplers[PL_GEN_SAMPLERS]; /* [nsamplers]: one for each thread that draws */
+    int nsamplers;
     pl_gen_sequence *sequences; /* [width] owned */
     pl_gen_slot *slots;         /* [width] owned */
     pl_text piece;

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "kernels/loop.h"
 #include "plumb/log.h"
 
 #define STEP_TOKENS 1024 /* prompt tokens of one step at most: bounds the activations of long prompts */
@@ -100,7 +101,10 @@ static int take(pl_gen_job *j, pl_arena *arena, pl_error *err) {
                            .max_rank = lora ? lora->max_r : 0};
     spec.tokens = j->width + PL_MIN(STEP_TOKENS, j->width * (j->longest - 1));
     int rc = pl_engine_take(&j->engine, &g->session.model.arch, &g->backend, &spec, arena, err);
-    return rc || g->sampling.greedy ? rc : pl_sampler_take(&j->sampler, g->session.model.arch.V, arena, err);
+    j->nsamplers = (int)PL_MIN(PL_GEN_SAMPLERS, PL_MIN(PL_LOOP_TEAM(), j->width));
+    for (int i = 0; rc == 0 && !g->sampling.greedy && i < j->nsamplers; i++)
+        rc = pl_sampler_take(&j->samplers[i], g->session.model.arch.V, arena, err);
+    return rc;
 }
 
 /* As many sequences at a time as were asked for and fit. */

@@ -4,6 +4,7 @@
  * Cache rows: slot i holds its prompt at [i * (longest - 1), ...), sequence i its own tokens at [width * (longest - 1)
  * + i * limit, ...), beginning with the last token of the prompt. */
 #include "gen/generator.h"
+#include "kernels/loop.h"
 
 static int64_t prompt_rows(const pl_gen_job *j) { return j->longest - 1; }
 
@@ -96,18 +97,27 @@ static int fill_step(pl_gen_job *j, pl_error *err) {
     return rc;
 }
 
-/* One token for sequence s out of its row of logits. */
-static int take_token(pl_gen_job *j, pl_gen_sequence *s, pl_error *err) {
-    const real *z = pl_engine_logits(&j->engine, s->row);
+/* The next token of sequence s out of its row of logits. */
+static int32_t draw(const pl_gen_job *j, pl_sampler *sampler, const pl_gen_sequence *s) {
     const pl_sampling *how = &j->g->sampling;
+    if (how->greedy) return pl_engine_argmax(&j->engine, s->row);
+    pl_sampler_filter(sampler, how, pl_engine_logits(&j->engine, s->row));
+    return pl_sampler_draw(sampler, how, (uint64_t)(s->prompt * j->samples + s->sample), (uint64_t)s->result->tokens);
+}
+
+/* What is drawn does not depend on the thread that draws it. */
+static void draw_all(pl_gen_job *j) {
+    int64_t lanes = j->nsamplers;
+    PL_LOOP(!j->g->sampling.greedy, lane, lanes, 1, {
+        for (int64_t i = lane; i < j->width; i += lanes)
+            if (j->sequences[i].active) j->sequences[i].drawn = draw(j, &j->samplers[lane], &j->sequences[i]);
+    });
+}
+
+static int take_token(pl_gen_job *j, pl_gen_sequence *s, pl_error *err) {
     int64_t slot = s->slot;
-    int32_t id = pl_engine_argmax(&j->engine, s->row);
-    if (!how->greedy) {
-        pl_sampler_filter(&j->sampler, how, z);
-        id = pl_sampler_draw(&j->sampler, how, (uint64_t)(s->prompt * j->samples + s->sample),
-                             (uint64_t)s->result->tokens);
-    }
-    int rc = pl_gen_sequence_take(j, s, id, (double)z[id] - pl_engine_lse(&j->engine, s->row), err);
+    double z = (double)pl_engine_logits(&j->engine, s->row)[s->drawn];
+    int rc = pl_gen_sequence_take(j, s, s->drawn, z - pl_engine_lse(&j->engine, s->row), err);
     if (s->active) return rc;
     pl_gen_slot *of = &j->slots[slot];
     if (--of->live == 0 && of->started == j->samples) of->prompt = -1;
@@ -127,6 +137,7 @@ static int step(pl_gen_job *j, pl_error *err) {
     int rc = pl_model_check(&s->model, err);
     if (rc == 0) rc = fill_step(j, err);
     if (rc == 0) rc = pl_engine_run(&j->engine, step_weights(j), pl_session_lora(s), err);
+    if (rc == 0) draw_all(j);
     for (int64_t i = 0; rc == 0 && i < j->width; i++)
         if (j->sequences[i].active) rc = take_token(j, &j->sequences[i], err);
     j->stats.steps++;
