@@ -188,7 +188,7 @@ static void prefill(const setting *s, pl_machine *machine, const char *model, in
     pl_generator *g = open_generator(s, machine, model, 1, 1);
     static run r;
     double best = INFINITY, gemm = gemm_rate(m, g->backend.bf16);
-    double peak = probe_peak(probe_best_f32(), s->threads, 0.2);
+    double peak = 1e9 * probe_peak(probe_best_f32(), s->threads, 0.2);
     for (int i = 0; i < 4; i++) {
         generate(&r, s, g, tokens, prompts);
         if (i) best = fmin(best, r.stats.seconds);
