@@ -59,16 +59,24 @@ static void op_from_real(void *y, pl_dtype type, const float *x, int64_t n) {
     });
 }
 
+/* Asks for a stored row of so many bytes. */
+static inline void fetch_row(const char *row, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) v_fetch((const void *)(row + i));
+}
+
 static void op_embed(float *y, const void *table, pl_dtype type, const int32_t *ids, int64_t T, int64_t C) {
     if (type != PL_F32 && type != PL_F16 && type != PL_BF16) {
         pl_ref_embed(y, table, type, ids, T, C);
         return;
     }
+    int64_t row_bytes = C * (int64_t)pl_dtype_bytes(type);
     PL_LOOP(T * C > PL_SERIAL_ELEMS, t, T, 1, {
+        const char *row = (const char *)table + ids[t] * row_bytes;
+        if (t + 1 < T) fetch_row((const char *)table + ids[t + 1] * row_bytes, row_bytes);
         if (type == PL_F32)
-            memcpy(y + t * C, (const float *)table + ids[t] * C, (size_t)C * sizeof *y);
+            memcpy(y + t * C, row, (size_t)row_bytes);
         else
-            widen_span(y + t * C, (const uint16_t *)table + ids[t] * C, type == PL_BF16, C);
+            widen_span(y + t * C, (const void *)row, type == PL_BF16, C);
     });
 }
 

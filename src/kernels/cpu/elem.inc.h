@@ -50,23 +50,28 @@ static void op_add_bias(float *y, const float *b, int64_t T, int64_t C) {
     PL_LOOP(T * C > PL_SERIAL_ELEMS, t, T, 1, { add_span(y + t * C, b, C); });
 }
 
-#define COLUMNS (8 * VW) /* a thread's slice of the columns */
+/* A thread's slice of C columns, whole vectors: one slice a thread, because memory is fast along rows. */
+static int64_t slice_of(int64_t C) {
+    int64_t vectors = (C + VW - 1) / VW, team = PL_LOOP_THREADS() ? PL_LOOP_TEAM() : 1;
+    return PL_MAX(4, (vectors + team - 1) / team) * VW;
+}
 
-/* db[c .. c+n) += column sums, n <= COLUMNS, in registers for a full slice. */
+/* db[c .. c+n) += column sums; four rows for each time that the sums are read and written. */
 static void sum_columns(float *db, const float *dy, int64_t T, int64_t C, int64_t n) {
-    if (n < COLUMNS) {
-        for (int64_t t = 0; t < T; t++) add_span(db, dy + t * C, n);
-        return;
+    int64_t t = 0;
+    for (; t + 4 <= T; t += 4) {
+        const float *row = dy + t * C;
+        EACH_VECTOR(i, k, n) {
+            vf s = v_add(v_add(v_get(db + i, k), v_get(row + i, k)), v_get(row + C + i, k));
+            v_put(db + i, v_add(v_add(s, v_get(row + 2 * C + i, k)), v_get(row + 3 * C + i, k)), k);
+        }
     }
-    vf s[8];
-    for (int i = 0; i < 8; i++) s[i] = v_load(db + i * VW);
-    for (int64_t t = 0; t < T; t++)
-        for (int i = 0; i < 8; i++) s[i] = v_add(s[i], v_load(dy + t * C + i * VW));
-    for (int i = 0; i < 8; i++) v_store(db + i * VW, s[i]);
+    for (; t < T; t++) add_span(db, dy + t * C, n);
 }
 
 static void op_sum_rows(float *db, const float *dy, int64_t T, int64_t C) {
-    PL_LOOP(T * C > PL_SERIAL_ELEMS, c, C, COLUMNS, { sum_columns(db + c, dy + c, T, C, PL_MIN(COLUMNS, C - c)); });
+    int64_t slice = slice_of(C);
+    PL_LOOP(T * C > PL_SERIAL_ELEMS, c, C, slice, { sum_columns(db + c, dy + c, T, C, PL_MIN(slice, C - c)); });
 }
 
 static double squares_of_block(const float *x, int64_t n) {
@@ -94,15 +99,40 @@ static double op_sum_squares(const float *x, int64_t n) {
     return total;
 }
 
+/* y += x; y_next, a row of the same length, is asked for meanwhile. */
+static void add_span_ahead(float *y, const float *x, const float *y_next, int64_t n) {
+    EACH_VECTOR(i, k, n) {
+        v_fetch(y_next + i);
+        v_put(y + i, v_add(v_get(y + i, k), v_get(x + i, k)), k);
+    }
+}
+
 static void op_embed_bwd(float *dtable, const float *dy, const int32_t *ids, int64_t T, int64_t C) {
-    PL_LOOP(T * C > PL_SERIAL_ELEMS, c, C, COLUMNS, {
-        for (int64_t t = 0; t < T; t++) add_span(dtable + ids[t] * C + c, dy + t * C + c, PL_MIN(COLUMNS, C - c));
+    int64_t slice = slice_of(C);
+    PL_LOOP(T * C > PL_SERIAL_ELEMS, c, C, slice, {
+        for (int64_t t = 0; t < T; t++)
+            add_span_ahead(dtable + ids[t] * C + c, dy + t * C + c, dtable + ids[PL_MIN(t + 1, T - 1)] * C + c,
+                           PL_MIN(slice, C - c));
+    });
+}
+
+static void op_gather_rows(float *y, const float *x, const int64_t *rows, int64_t n, int64_t C) {
+    PL_LOOP(n * C > PL_SERIAL_ELEMS, t, n, 1, {
+        const float *from = x + rows[t] * C;
+        const float *next = x + rows[PL_MIN(t + 1, n - 1)] * C;
+        EACH_VECTOR(i, k, C) {
+            v_fetch(next + i);
+            v_put(y + t * C + i, v_get(from + i, k), k);
+        }
     });
 }
 
 static void op_scatter_add_rows(float *y, const float *x, const int64_t *rows, int64_t n, int64_t C) {
-    PL_LOOP(n * C > PL_SERIAL_ELEMS, c, C, COLUMNS, {
-        for (int64_t i = 0; i < n; i++) add_span(y + rows[i] * C + c, x + i * C + c, PL_MIN(COLUMNS, C - c));
+    int64_t slice = slice_of(C);
+    PL_LOOP(n * C > PL_SERIAL_ELEMS, c, C, slice, {
+        for (int64_t i = 0; i < n; i++)
+            add_span_ahead(y + rows[i] * C + c, x + i * C + c, y + rows[PL_MIN(i + 1, n - 1)] * C + c,
+                           PL_MIN(slice, C - c));
     });
 }
 
@@ -115,5 +145,6 @@ static void add_elem_ops(pl_ops *ops) {
     ops->sum_rows = op_sum_rows;
     ops->sum_squares = op_sum_squares;
     ops->embed_bwd = op_embed_bwd;
+    ops->gather_rows = op_gather_rows;
     ops->scatter_add_rows = op_scatter_add_rows;
 }

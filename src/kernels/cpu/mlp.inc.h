@@ -27,49 +27,49 @@ static void op_swiglu_bwd(float *dg, float *du, const float *dy, const float *g,
             { swiglu_bwd_span(dg + at, du + at, dy + at, g + at, u + at, PL_MIN(BLOCK, n - at)); });
 }
 
-/* VW blocks of Philox4x32-10 (base/rng.h pl_philox) at once: counters (hi, first + lane). */
+/* VW blocks of Philox4x32-10 (base/rng.h pl_philox) at once: counters (hi, first + lane). Even and odd lanes go apart,
+ * each a 32-bit word in the low half of 64 bits: products need no shuffling then, and what is above is not read. */
 static void philox_vectors(vi out[4], uint64_t key, uint64_t hi, uint64_t first) {
-    vi c0 = vi_add(vi_set((uint32_t)first), vi_iota()), c1 = vi_set((uint32_t)(first >> 32));
-    vi c2 = vi_set((uint32_t)hi), c3 = vi_set((uint32_t)(hi >> 32));
+    vi c0[2], c1[2], c2[2], c3[2], m0 = vi_set(0xD2511F53u), m1 = vi_set(0xCD9E8D57u);
+    c0[0] = vi_add(vi_set((uint32_t)first), vi_iota());
+    c0[1] = vi_shr64(c0[0], 32);
+    for (int i = 0; i < 2; i++)
+        c1[i] = vi_set((uint32_t)(first >> 32)), c2[i] = vi_set((uint32_t)hi), c3[i] = vi_set((uint32_t)(hi >> 32));
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int round = 0; round < 10; round++) {
-        vi h0, l0, h1, l1;
-        vi_mul_wide(c0, vi_set(0xD2511F53u), &h0, &l0);
-        vi_mul_wide(c2, vi_set(0xCD9E8D57u), &h1, &l1);
-        c0 = vi_xor(vi_xor(h1, c1), vi_set(k0));
-        c1 = l1;
-        c2 = vi_xor(vi_xor(h0, c3), vi_set(k1));
-        c3 = l0;
+        UNROLL for (int i = 0; i < 2; i++) {
+            vi p0 = vi_mul_even(c0[i], m0), p1 = vi_mul_even(c2[i], m1);
+            c0[i] = vi_xor(vi_xor(vi_shr64(p1, 32), c1[i]), vi_set(k0));
+            c2[i] = vi_xor(vi_xor(vi_shr64(p0, 32), c3[i]), vi_set(k1));
+            c1[i] = p1, c3[i] = p0;
+        }
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+    out[0] = vi_low_words(c0[0], c0[1]), out[1] = vi_low_words(c1[0], c1[1]);
+    out[2] = vi_low_words(c2[0], c2[1]), out[3] = vi_low_words(c3[0], c3[1]);
 }
 
 /* Factors 0 or 1/(1-p) of channels [4 first, 4 (first + VW)). `first` is a multiple of VW, so its lanes do not carry.
- */
-static void dropout_factors(float f[4 * VW], uint64_t key, uint64_t row, int64_t first, float p, float kept) {
+ * A word's upper 24 bits are kept where they are >= least = p 2^24, rounded up. */
+static void dropout_factors(vf f[4], uint64_t key, uint64_t row, int64_t first, vi below_least, vi kept) {
     vi words[4];
-    float by_word[VW];
     philox_vectors(words, key, row, (uint64_t)first);
-    for (int w = 0; w < 4; w++) {
-        vf unit = v_mul(vi_to_vf(vi_shr(words[w], 8)), v_set(0x1p-24f));
-        v_store(by_word, v_select(v_le(v_set(p), unit), v_set(kept), v_zero()));
-        for (int lane = 0; lane < VW; lane++) f[lane * 4 + w] = by_word[lane];
-    }
+    UNROLL for (int w = 0; w < 4; w++) f[w] = vi_as_vf(vi_select_gt(vi_shr(words[w], 8), below_least, kept, vi_set(0)));
+    v_interleave(f);
 }
 
 static void op_dropout(float *y, bool accumulate, const float *x, const uint64_t *row_id, uint64_t key, float p,
                        int64_t T, int64_t C) {
-    float kept = 1 / (1 - p);
+    vi kept = vf_as_vi(v_set(1 / (1 - p))), below_least = vi_set((uint32_t)((int32_t)ceil((double)p * 0x1p24) - 1));
     PL_LOOP(T * C > PL_SERIAL_ELEMS / 4, t, T, 1, {
         for (int64_t c = 0; c < C; c += 4 * VW) {
-            float f[4 * VW], *yt = y + t * C + c;
-            const float *xt = x + t * C + c;
-            dropout_factors(f, key, row_id[t], c / 4, p, kept);
-            EACH_VECTOR(i, k, PL_MIN(4 * VW, C - c)) {
-                vf v = v_mul(v_get(xt + i, k), v_load(f + i));
-                v_put(yt + i, accumulate ? v_add(v_get(yt + i, k), v) : v, k);
+            vf f[4];
+            dropout_factors(f, key, row_id[t], c / 4, below_least, kept);
+            for (int64_t j = 0; j < 4 && c + j * VW < C; j++) {
+                int64_t at = t * C + c + j * VW, k = PL_MIN(VW, C - c - j * VW);
+                vf v = v_mul(v_get(x + at, k), f[j]);
+                v_put(y + at, accumulate ? v_add(v_get(y + at, k), v) : v, k);
             }
         }
     });

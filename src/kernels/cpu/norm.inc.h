@@ -33,19 +33,19 @@ static void op_rmsnorm(float *y, float *rstd, const float *x, const float *w, fl
 
 /* dw[0 .. n) += sum_t dy * (x * rstd), t in order. */
 static void norm_dw(float *dw, const float *dy, const float *x, const float *rstd, int64_t T, int64_t C, int64_t n) {
-    EACH_VECTOR(i, k, n) {
-        vf s = v_get(dw + i, k);
-        for (int64_t t = 0; t < T; t++)
-            s = v_fma(v_get(dy + t * C + i, k), v_mul(v_get(x + t * C + i, k), v_set(rstd[t])), s);
-        v_put(dw + i, s, k);
+    for (int64_t t = 0; t < T; t++) {
+        vf r = v_set(rstd[t]);
+        EACH_VECTOR(i, k, n)
+        v_put(dw + i, v_fma(v_get(dy + t * C + i, k), v_mul(v_get(x + t * C + i, k), r), v_get(dw + i, k)), k);
     }
 }
 
 static void op_rmsnorm_bwd(float *dx, bool accumulate, float *dw, const float *dy, const float *x, const float *w,
                            const float *rstd, int64_t T, int64_t C) {
     if (dw) { /* first: dx may overwrite dy */
-        PL_LOOP(T * C > PL_SERIAL_ELEMS, c, C, COLUMNS,
-                { norm_dw(dw + c, dy + c, x + c, rstd, T, C, PL_MIN(COLUMNS, C - c)); });
+        int64_t slice = slice_of(C);
+        PL_LOOP(T * C > PL_SERIAL_ELEMS, c, C, slice,
+                { norm_dw(dw + c, dy + c, x + c, rstd, T, C, PL_MIN(slice, C - c)); });
     }
     PL_LOOP(T * C > PL_SERIAL_ELEMS, t, T, 1, {
         const float *xt = x + t * C, *dyt = dy + t * C;

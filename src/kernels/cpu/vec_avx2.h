@@ -90,6 +90,18 @@ static inline vf v_sums(const vf r[8]) {
     return _mm256_add_ps(_mm256_permute2f128_ps(q[0], q[1], 0x20), _mm256_permute2f128_ps(q[0], q[1], 0x31));
 }
 
+/* r[0][0] r[1][0] r[2][0] r[3][0] r[0][1] ...: the lanes of four vectors in turns */
+static inline void v_interleave(vf r[4]) {
+    vf a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
+    vf c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
+    vf l0 = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(c))); /* lanes 0 and 4 */
+    vf l1 = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(c)));
+    vf l2 = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
+    vf l3 = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
+    r[0] = _mm256_permute2f128_ps(l0, l1, 0x20), r[1] = _mm256_permute2f128_ps(l2, l3, 0x20);
+    r[2] = _mm256_permute2f128_ps(l0, l1, 0x31), r[3] = _mm256_permute2f128_ps(l2, l3, 0x31);
+}
+
 /* doubles: two accumulators take the low and the high half */
 typedef __m256d vd;
 static inline vd vd_zero(void) { return _mm256_setzero_pd(); }
@@ -118,13 +130,10 @@ static inline void vi_store(void *p, vi a) { _mm256_storeu_si256((__m256i *)p, a
 static inline vf vi_as_vf(vi a) { return _mm256_castsi256_ps(a); }
 static inline vi vf_as_vi(vf a) { return _mm256_castps_si256(a); }
 static inline vf vi_to_vf(vi a) { return _mm256_cvtepi32_ps(a); }
-/* high and low halves of the 64-bit products of unsigned lanes */
-static inline void vi_mul_wide(vi a, vi b, vi *high, vi *low) {
-    vi even = _mm256_mul_epu32(a, b);
-    vi odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32));
-    *high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
-    *low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
-}
+/* 64-bit products of the even (unsigned) lanes; their shift; the low words of even and odd put side by side */
+static inline vi vi_mul_even(vi a, vi b) { return _mm256_mul_epu32(a, b); }
+#define vi_shr64(a, n) _mm256_srli_epi64((a), (n))
+static inline vi vi_low_words(vi even, vi odd) { return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA); }
 
 /* 16-bit stored types: 8 elements */
 static inline vi v16_widen(const uint16_t *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)); }

@@ -95,6 +95,20 @@ static inline vf v_sums(const vf r[16]) {
     return _mm512_permutexvar_ps(order, all);
 }
 
+/* r[0][0] r[1][0] r[2][0] r[3][0] r[0][1] ...: the lanes of four vectors in turns */
+static inline void v_interleave(vf r[4]) {
+    vf a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpackhi_ps(r[0], r[1]);
+    vf c = _mm512_unpacklo_ps(r[2], r[3]), d = _mm512_unpackhi_ps(r[2], r[3]);
+    vf l0 = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(c))); /* lanes 0, 4, 8, 12 */
+    vf l1 = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
+    vf l2 = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
+    vf l3 = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
+    a = _mm512_shuffle_f32x4(l0, l1, 0x44), b = _mm512_shuffle_f32x4(l0, l1, 0xee);
+    c = _mm512_shuffle_f32x4(l2, l3, 0x44), d = _mm512_shuffle_f32x4(l2, l3, 0xee);
+    r[0] = _mm512_shuffle_f32x4(a, c, 0x88), r[1] = _mm512_shuffle_f32x4(a, c, 0xdd);
+    r[2] = _mm512_shuffle_f32x4(b, d, 0x88), r[3] = _mm512_shuffle_f32x4(b, d, 0xdd);
+}
+
 /* doubles: two accumulators take the low and the high half */
 typedef __m512d vd;
 static inline vd vd_zero(void) { return _mm512_setzero_pd(); }
@@ -126,12 +140,11 @@ static inline void vi_store(void *p, vi a) { _mm512_storeu_si512(p, a); }
 static inline vf vi_as_vf(vi a) { return _mm512_castsi512_ps(a); }
 static inline vi vf_as_vi(vf a) { return _mm512_castps_si512(a); }
 static inline vf vi_to_vf(vi a) { return _mm512_cvtepi32_ps(a); }
-/* high and low halves of the 64-bit products of unsigned lanes */
-static inline void vi_mul_wide(vi a, vi b, vi *high, vi *low) {
-    vi even = _mm512_mul_epu32(a, b);
-    vi odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32));
-    *high = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
-    *low = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+/* 64-bit products of the even (unsigned) lanes; their shift; the low words of even and odd put side by side */
+static inline vi vi_mul_even(vi a, vi b) { return _mm512_mul_epu32(a, b); }
+#define vi_shr64(a, n) _mm512_srli_epi64((a), (n))
+static inline vi vi_low_words(vi even, vi odd) {
+    return _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
 }
 
 /* 16-bit stored types: 16 elements */
