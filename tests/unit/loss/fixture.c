@@ -60,6 +60,9 @@ static void open_buffers(fixture *f, bool training, bool recompute, int64_t rank
     CHECK(pl_decoder_take(&f->decoder, &f->model.arch, &f->backend, &ds, &f->arena, &check_err));
     CHECK(pl_head_take(&f->head, &f->model.arch, &f->backend, &hs, &f->arena, &check_err));
     CHECK(pl_forest_take(&f->forest, &caps, &f->arena, &check_err));
+    const pl_grads *grads = training && !f->trainable.is_lora ? &f->trainable.grads : NULL;
+    CHECK(pl_decoder_prepare(&f->decoder, f->weights, f->adapter, grads, &check_err));
+    CHECK(pl_head_prepare(&f->head, f->weights, grads != NULL, &check_err));
     f->data.ids = f->ids;
     f->data.rows = f->rows;
     f->data.answers = f->answers;

@@ -101,7 +101,6 @@ static void check_all(int threads, int64_t tokens, bool recompute, bool bf16) {
     else
         unsetenv("PLUMB_BF16");
     fixture_open_training(&f, "llama_gqa_tied", "adapters/lora_all", recompute);
-    must(pl_decoder_prepare(&f.decoder, f.weights, f.adapter, NULL, &err));
     for (int64_t i = 0; i < tokens; i++)
         ids[i] = (int64_t)(pl_rng_unit64(SEED + 1, (uint64_t)i) * (double)f.model.arch.V);
     fixture_text(&f, ids, tokens);
