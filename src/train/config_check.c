@@ -189,5 +189,5 @@ int pl_config_compare(const pl_json *then, const char *command, const pl_config 
     comparison d = {.then = then};
     int rc = for_fixed(command, c, compare_one, &d, err);
     if (rc) return rc;
-    return d.at ? PL_FAIL(err, PL_E_MISMATCH, "the configuration differs from the checkpoint's: %s", d.text) : 0;
+    return d.at ? PL_FAIL(err, PL_E_MISMATCH, "the configuration differs: %s", d.text) : 0;
 }

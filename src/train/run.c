@@ -277,6 +277,11 @@ static int find_finished(pl_run *r, bool *over, pl_error *err) {
                      path, steps);
         goto out;
     }
+    rc = pl_run_compare_config(r, err);
+    if (rc) {
+        rc = pl_error_context(err, rc, "%s is the end of another run (--overwrite_output_dir, or another --out)", path);
+        goto out;
+    }
     *over = true;
     pl_log(PL_LOG_INFO, "this run is finished, all %" PRId64 " steps of it: %s stays as it is", steps, path);
     emit(r, &(pl_train_event){.kind = PL_TRAIN_FINAL, .done = steps, .total = steps, .path = path});

@@ -71,5 +71,7 @@ int pl_run_write_made(const pl_run *r, pl_error *err);
 int pl_run_report(const pl_run *r, pl_values *v, pl_error *err);
 /* config.yaml in the run directory. */
 int pl_run_write_config(const pl_run *r, pl_error *err);
+/* PL_E_MISMATCH names the options, of those that must not change in a run, that its config.yaml has other values of. */
+int pl_run_compare_config(const pl_run *r, pl_error *err);
 
 #endif

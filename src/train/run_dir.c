@@ -83,3 +83,26 @@ out:
     pl_buf_release(&b);
     return rc;
 }
+
+int pl_run_compare_config(const pl_run *r, pl_error *err) {
+    pl_config then;
+    void *bases[PL_TRAIN_TABLES];
+    pl_options *o = NULL;
+    pl_json *fixed = NULL;
+    pl_buf b = {0};
+    char *path = NULL;
+    int rc;
+    PL_GO(rc, pl_path_join(&path, r->c->output_dir, "config.yaml", err));
+    if (!pl_file_exists(path)) goto out; /* a run of the library without options leaves none */
+    PL_GO(rc, pl_options_new(&o, pl_train_command(r->command), pl_train_bases(bases, &then), NULL, err));
+    PL_GO(rc, pl_options_load_yaml(o, path, err));
+    PL_GO(rc, pl_config_write_fixed(&b, r->command, &then, err));
+    PL_GO(rc, pl_json_parse(&fixed, b.data, b.len, path, err));
+    PL_GO(rc, pl_config_compare(fixed, r->command, r->c, err));
+out:
+    pl_json_free(fixed);
+    pl_buf_release(&b);
+    pl_options_free(o);
+    pl_free(path);
+    return rc;
+}

@@ -102,6 +102,10 @@ run no_again dpo "${no[@]}" --max_steps 3 --resume
 grep -q 'this run is finished, all 3 steps of it: .*/no/r-dpo_final stays as it is' "$work/no_again.stderr" ||
   fail "finished without checkpoints: $(tail -n 2 "$work/no_again.stderr")"
 refuse 1 'no/r-dpo_final is the end of a run of 3 steps that left no checkpoint.*--overwrite_output_dir' dpo "${no[@]}" --max_steps 5 --resume
+refuse 1 'no/r-dpo_final is the end of another run.*: the configuration differs: learning_rate was [0-9.e-]+, is 0.0?123' dpo "${no[@]}" \
+  --max_steps 3 --learning_rate 0.0123 --resume
+run no_limit dpo "${no[@]}" --max_steps 3 --save_total_limit 3 --resume # what may change in a run may differ here
+grep -q 'this run is finished' "$work/no_limit.stderr" || fail "finished, another limit: $(tail -n 2 "$work/no_limit.stderr")"
 diff -r "$work/no" "$work/kept" || fail "--resume changed a finished run that has no checkpoints"
 # one that was cut short and left neither begins anew
 rm -r "$work/no/r-dpo_final"
