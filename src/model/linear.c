@@ -202,6 +202,25 @@ static void sum_da(const pl_pass *p, const shape *s, real *da, bool accumulate, 
     p->d->backend.ops->product(&g);
 }
 
+/* dB^T [r,out] over T rows: of the same shape as dA, along the rows of dy. */
+static void sum_db_turned(const pl_pass *p, const shape *s, real *db, bool accumulate, const real *dy,
+                          const real *low) {
+    pl_product g = {.c = db,
+                    .ldc = s->out,
+                    .a = low,
+                    .a_row = 1,
+                    .a_col = s->lora->r,
+                    .b = dy,
+                    .b_row = s->out,
+                    .b_col = 1,
+                    .m = s->lora->r,
+                    .n = s->out,
+                    .k = p->T,
+                    .alpha = 1,
+                    .accumulate = accumulate};
+    p->d->backend.ops->product(&g);
+}
+
 /* Rows [c, c + n) of dB over T rows. */
 static void sum_db(const pl_pass *p, const shape *s, real *db, bool accumulate, const real *dy, const real *low,
                    int64_t c, int64_t n) {
@@ -238,7 +257,7 @@ static void partial_sums(const pl_pass *p, int64_t layer, pl_lin which, const sh
                          const real *low, const real *dlow) {
     real *da = p->d->partial + (p->lane - 1) * p->d->partial_stride + partial_offset(p, layer, which);
     sum_da(p, s, da, !p->first_block, dlow, x, 0, s->in);
-    sum_db(p, s, da + s->lora->r * s->in, !p->first_block, dy, low, 0, s->out);
+    sum_db_turned(p, s, da + s->lora->r * s->in, !p->first_block, dy, low);
 }
 
 /* Did the forward pass (or its repetition) leave low? */
@@ -313,6 +332,17 @@ static void adapter_gradients(const pl_pass *p, int64_t layer, const pl_linear_e
     });
 }
 
+/* y [n,r] += x^T, x [r,n]: a cache line of each row of x at a time. */
+static void add_turned(real *y, const real *x, int64_t n, int64_t r) {
+    enum { LINE = 16 };
+    PL_LOOP(true, first, n, SLICE, {
+        int64_t end = PL_MIN(n, first + SLICE);
+        for (int64_t from = first; from < end; from += LINE)
+            for (int64_t j = 0; j < r; j++)
+                for (int64_t i = from; i < PL_MIN(end, from + LINE); i++) y[i * r + j] += x[j * n + i];
+    });
+}
+
 /* dA and dB += the sums of the lanes that had rows, in their order. */
 static void add_partials(const pl_pass *p, int64_t layer, pl_lin which, int lanes) {
     shape s = shape_of(p, layer, which);
@@ -322,7 +352,7 @@ static void add_partials(const pl_pass *p, int64_t layer, pl_lin which, int lane
         if (!pl_pass_lane_has_rows(p, i, lanes)) continue;
         const real *da = p->d->partial + i * p->d->partial_stride + partial_offset(p, layer, which);
         ops->add(s.lora->da, da, s.lora->r * s.in);
-        ops->add(s.lora->db, da + s.lora->r * s.in, s.lora->r * s.out);
+        add_turned(s.lora->db, da + s.lora->r * s.in, s.out, s.lora->r);
     }
 }
 

@@ -108,6 +108,21 @@ static void tiles_wide(float *c, int64_t ldc, const float *a, int64_t ars, int64
 
 #define PRODUCT_DEPTH 256 /* rows of B at a time */
 #define PRODUCT_VECS 6    /* vectors of columns at a time: 96 KB of packed B at most */
+#define LINE 16           /* floats in a cache line */
+
+/* packed[p][j] = alpha * B(p,j0+j) for p in [0, depth), one vector of columns j, of which n are there; others are zero.
+ * B's columns lie apart: rows of the transposed are read and turned over in registers. */
+static void product_pack_turned(float *packed, int64_t ld, const float *b, int64_t b_col, vf alpha, int64_t depth,
+                                int64_t n) {
+    EACH_VECTOR(p, k, depth) {
+        vf r[VW];
+        UNROLL for (int j = 0; j < VW; j++) r[j] = j < n ? v_mul(alpha, v_get(b + j * b_col + p, k)) : v_zero();
+        v_transpose(r);
+        UNROLL for (int i = 0; i < VW; i++) {
+            if (i < k) v_store(packed + (p + i) * ld, r[i]);
+        }
+    }
+}
 
 /* packed[p][j] = alpha * B(p,j) for `depth` rows and n columns, then zeros up to whole vectors. */
 static void product_pack(float *packed, int64_t ld, const pl_product *x, int64_t p0, int64_t depth, int64_t j0,
@@ -117,6 +132,11 @@ static void product_pack(float *packed, int64_t ld, const pl_product *x, int64_t
     if (x->b_col == 1) {
         for (int64_t p = 0; p < depth; p++)
             EACH_VECTOR(j, k, n) v_store(packed + p * ld + j, v_mul(alpha, v_get(b + p * x->b_row + j, k)));
+        return;
+    }
+    if (x->b_row == 1) {
+        for (int64_t j = 0; j < ld; j += VW)
+            product_pack_turned(packed + j, ld, b + j * x->b_col, x->b_col, alpha, depth, PL_MIN(VW, n - j));
         return;
     }
     for (int64_t j = 0; j < ld; j++)
@@ -140,9 +160,110 @@ static void product_edge(const pl_product *x, const float *a, const float *packe
     }
 }
 
+/* C += A B for a short k: what is in C is added when the sums are done, so that it can come meanwhile, and C is gone
+ * through row by row, 6 at a time. */
+enum { SHORT_K = 64, ACROSS_ROWS = 6, ACROSS_VECS = TILE_VECS > 2 ? 4 : 2, ACROSS = ACROSS_VECS * VW };
+
+INLINED void across_core(float *c, int64_t ldc, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ldb,
+                         int64_t K, bool accumulate, const int M) {
+    vf s[ACROSS_ROWS][ACROSS_VECS];
+    UNROLL for (int m = 0; m < M; m++) { UNROLL for (int v = 0; v < ACROSS_VECS; v++) s[m][v] = v_zero(); }
+    for (int64_t k = 0; k < K; k++, a += aks, b += ldb) {
+        vf x[ACROSS_VECS];
+        UNROLL for (int v = 0; v < ACROSS_VECS; v++) x[v] = v_load(b + v * VW);
+        UNROLL for (int m = 0; m < M; m++) {
+            vf y = v_set(a[m * ars]);
+            UNROLL for (int v = 0; v < ACROSS_VECS; v++) s[m][v] = v_fma(y, x[v], s[m][v]);
+        }
+    }
+    UNROLL for (int m = 0; m < M; m++) {
+        UNROLL for (int v = 0; v < ACROSS_VECS; v++) {
+            float *to = c + m * ldc + v * VW;
+            v_store(to, accumulate ? v_add(v_load(to), s[m][v]) : s[m][v]);
+        }
+    }
+}
+
+#define ACROSS_CASE(m)                                                                                                 \
+    case m: across_core(c, ldc, a, ars, aks, b, ldb, K, accumulate, m); break
+static void across_tile(float *c, int64_t ldc, const float *a, int64_t ars, int64_t aks, const float *b, int64_t ldb,
+                        int64_t K, bool accumulate, int64_t M) {
+    switch (M) {
+        ACROSS_CASE(1);
+        ACROSS_CASE(2);
+        ACROSS_CASE(3);
+        ACROSS_CASE(4);
+        ACROSS_CASE(5);
+        ACROSS_CASE(6);
+    default: break;
+    }
+}
+
+/* Columns [0, n) of C for the same of B, whole tiles of them. */
+static void across(const pl_product *x, float *c, const float *b, int64_t ldb, int64_t n) {
+    for (int64_t i = 0; i < x->m; i += ACROSS_ROWS)
+        for (int64_t j = 0; j < n; j += ACROSS)
+            across_tile(c + i * x->ldc + j, x->ldc, x->a + i * x->a_row, x->a_row, x->a_col, b + j, ldb, x->k,
+                        x->accumulate, PL_MIN(ACROSS_ROWS, x->m - i));
+}
+
+/* Does what it can of x so, and returns the columns that it did. */
+static int64_t product_across(const pl_product *x, float *packed) {
+    int64_t done = x->n / ACROSS * ACROSS;
+    if (x->k == 0 || x->k > SHORT_K || x->n <= PRODUCT_VECS * VW) return 0;
+    if (x->b_col == 1 && x->alpha == 1) {
+        across(x, x->c, x->b, x->b_row, done);
+        return done;
+    }
+    int64_t most = PRODUCT_DEPTH * PRODUCT_VECS * VW / x->k / ACROSS * ACROSS;
+    for (int64_t j = 0; j < done; j += most) {
+        int64_t n = PL_MIN(most, done - j);
+        product_pack(packed, n, x, 0, x->k, j, n);
+        across(x, x->c + j, packed, n, n);
+    }
+    return done;
+}
+
+#if TILE_VECS > 2
+/* Sums over many rows of B, k of them: 16 rows of C in registers, a vector at a time, so that each row of B is read
+ * once. What is needed next is asked for, into the second-level cache two vectors ahead, into the first a few rows. */
+enum { SUM_ROWS = 16, SUM_AHEAD = 6 };
+
+static void sum_tile(float *c, int64_t ldc, const float *a, int64_t aks, const float *b, int64_t ldb, int64_t K,
+                     bool accumulate) {
+    vf s[SUM_ROWS];
+    UNROLL for (int m = 0; m < SUM_ROWS; m++) s[m] = accumulate ? v_load(c + m * ldc) : v_zero();
+    for (int64_t k = 0; k < K; k++) {
+        const float *row = b + k * ldb;
+        __builtin_prefetch(row + 2 * LINE, 0, 2);
+        __builtin_prefetch(k + SUM_AHEAD < K ? row + SUM_AHEAD * ldb : b + (k + SUM_AHEAD - K) * ldb + VW);
+        vf x = v_load(row);
+        UNROLL for (int m = 0; m < SUM_ROWS; m++) s[m] = v_fma(v_set(a[k * aks + m]), x, s[m]);
+    }
+    UNROLL for (int m = 0; m < SUM_ROWS; m++) v_store(c + m * ldc, s[m]);
+}
+
+/* Does what it can of x so, and returns the columns that it did. */
+static int64_t product_sums(const pl_product *x) {
+    if (x->a_row != 1 || x->b_col != 1 || x->alpha != 1 || x->m % SUM_ROWS || x->k <= SUM_AHEAD) return 0;
+    int64_t done = x->n / VW * VW;
+    for (int64_t j = 0; j < done; j += VW)
+        for (int64_t i = 0; i < x->m; i += SUM_ROWS)
+            sum_tile(x->c + i * x->ldc + j, x->ldc, x->a + i, x->a_col, x->b + j, x->b_row, x->k, x->accumulate);
+    return done;
+}
+#else
+static int64_t product_sums(const pl_product *x) {
+    PL_UNUSED(x);
+    return 0;
+}
+#endif
+
 static void op_product(const pl_product *x) {
     float packed[PRODUCT_DEPTH * PRODUCT_VECS * VW];
-    for (int64_t j = 0; j < x->n; j += PRODUCT_VECS * VW) {
+    int64_t done = product_sums(x);
+    if (done == 0) done = product_across(x, packed);
+    for (int64_t j = done; j < x->n; j += PRODUCT_VECS * VW) {
         int64_t n = PL_MIN(PRODUCT_VECS * VW, x->n - j), ld = (n + VW - 1) / VW * VW;
         for (int64_t p = 0; p < x->k || p == 0; p += PRODUCT_DEPTH) {
             int64_t depth = PL_MIN(PRODUCT_DEPTH, x->k - p);

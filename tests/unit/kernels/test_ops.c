@@ -385,10 +385,11 @@ static void run_product(const pl_ops *ops, void *const *p, const kcase *c) {
 }
 
 static int products(const pl_ops *ref, const pl_ops *ops, dice *d) {
-    static const int64_t ms[] = {1, 5, 8, 16, 33, 100}, ns[] = {1, 4, 8, 16, 17, 32, 48, 95, 96, 97, 200},
-                         ks[] = {0, 1, 4, 16, 64, 255, 256, 257, 600};
+    static const int64_t ms[] = {1, 5, 8, 16, 32, 33, 48, 100},
+                         ns[] = {1, 4, 8, 16, 17, 32, 48, 95, 96, 97, 192, 200, 576, 1601},
+                         ks[] = {0, 1, 4, 6, 7, 16, 48, 64, 65, 255, 256, 257, 600};
     int bad = 0;
-    for (int round = 0; round < 120; round++) {
+    for (int round = 0; round < 280; round++) {
         int64_t m = ms[pick(d, 0, PL_LEN(ms) - 1)], n = ns[round % PL_LEN(ns)], k = ks[pick(d, 0, PL_LEN(ks) - 1)];
         kcase c = {.op = "product", .i = {m, n, k, pick(d, 0, 3)}, .flag = coin(d), .run = run_product};
         c.r[0] = coin(d) ? 1.0f : 1.7f;
