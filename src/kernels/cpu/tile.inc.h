@@ -199,12 +199,23 @@ static void across_tile(float *c, int64_t ldc, const float *a, int64_t ars, int6
     }
 }
 
+/* The same columns of the next rows of C, which lie far off by the time that a product comes back to them. */
+static inline void across_ahead(const float *c, int64_t ldc, int64_t rows) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < ACROSS; j += LINE) __builtin_prefetch(c + r * ldc + j, 0, 2);
+}
+
 /* Columns [0, n) of C for the same of B, whole tiles of them. */
 static void across(const pl_product *x, float *c, const float *b, int64_t ldb, int64_t n) {
-    for (int64_t i = 0; i < x->m; i += ACROSS_ROWS)
-        for (int64_t j = 0; j < n; j += ACROSS)
-            across_tile(c + i * x->ldc + j, x->ldc, x->a + i * x->a_row, x->a_row, x->a_col, b + j, ldb, x->k,
-                        x->accumulate, PL_MIN(ACROSS_ROWS, x->m - i));
+    for (int64_t i = 0; i < x->m; i += ACROSS_ROWS) {
+        int64_t rows = PL_MIN(ACROSS_ROWS, x->m - i), next = PL_MIN(ACROSS_ROWS, x->m - i - rows);
+        const float *a = x->a + i * x->a_row;
+        for (int64_t j = 0; j < n; j += ACROSS) {
+            float *to = c + i * x->ldc + j;
+            across_ahead(to + rows * x->ldc, x->ldc, next);
+            across_tile(to, x->ldc, a, x->a_row, x->a_col, b + j, ldb, x->k, x->accumulate, rows);
+        }
+    }
 }
 
 /* Does what it can of x so, and returns the columns that it did. */
