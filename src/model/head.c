@@ -1,15 +1,50 @@
 /* head.c: the one-pass head. Rows that predict something are gathered, normed, and multiplied with the vocabulary tile
  * by tile; a tile of logits lives for a moment. See head.h for what is kept, docs/numerics.md for the arithmetic. */
-#include "model/head.h"
+#include "model/head_tiles.h"
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 #include <string.h>
+
+#include "kernels/loop.h"
+#include "kernels/ref/ref.h"
 
 #define TAG "head"
 
+static int threads(void) {
+#ifdef _OPENMP
+    return PL_MIN(omp_get_max_threads(), PL_MAX_THREADS);
+#else
+    return 1;
+#endif
+}
+
+static int take_scratch(pl_head *h, const pl_head_spec *spec, pl_arena *arena, pl_error *err) {
+    int64_t lane_rows = PL_MIN(pl_rows_padded(h->max_rows), PL_HEAD_ROWS);
+    int64_t others = pl_head_split(h, pl_head_split_rows(h)) * pl_rows_padded(pl_head_split_rows(h));
+    size_t packed = pl_head_packed_bytes(h);
+    int rc;
+    PL_GO(rc, PL_TAKE_SPARE(spec->spare, arena, &h->z, PL_MAX(1, pl_head_lanes(h, h->max_rows)) * lane_rows * h->tile,
+                            TAG, err));
+    if (packed) PL_GO(rc, PL_TAKE_SPARE(spec->spare, arena, &h->packed, (int64_t)packed, TAG, err));
+    PL_GO(rc, PL_TAKE(arena, &h->row, h->arch->C, TAG, err));
+    if (others == 0) return 0;
+    PL_GO(rc, PL_TAKE(arena, &h->split_stat, others, TAG, err));
+    PL_GO(rc, PL_TAKE(arena, &h->split_scale, others, TAG, err));
+    if (spec->training && !spec->trained)
+        PL_GO(rc, PL_TAKE_SPARE(spec->spare, arena, &h->split_sum, others * h->arch->C, TAG, err));
+out:
+    return rc;
+}
+
 int pl_head_take(pl_head *h, const pl_arch *a, const pl_backend *backend, const pl_head_spec *spec, pl_arena *arena,
                  pl_error *err) {
-    int64_t R = pl_rows_padded(spec->max_rows + PL_HEAD_ROWS), N = spec->max_targets, tile = PL_MIN(a->V, PL_HEAD_TILE);
-    *h = (pl_head){.arch = a, .backend = *backend, .max_rows = spec->max_rows, .max_targets = N};
+    int64_t R = pl_rows_padded(spec->max_rows) + PL_ROW_SLACK, N = spec->max_targets;
+    *h = (pl_head){.arch = a, .backend = *backend, .threads = threads(), .meet = 1, .training = spec->training};
+    h->tile = PL_MIN(a->V, PL_HEAD_TILE * (spec->trained ? 2 : 1));
+    h->max_rows = spec->max_rows;
+    h->max_targets = N;
     int rc;
     PL_GO(rc, PL_TAKE(arena, &h->rows, R, TAG, err));
     PL_GO(rc, PL_TAKE(arena, &h->first, R + 1, TAG, err));
@@ -24,92 +59,18 @@ int pl_head_take(pl_head *h, const pl_arch *a, const pl_backend *backend, const 
     PL_GO(rc, PL_TAKE_SPARE(spec->spare, arena, &h->h, R * a->C, TAG, err));
     PL_GO(rc, PL_TAKE_SPARE(spec->spare, arena, &h->x, R * a->C, TAG, err));
     PL_GO(rc, PL_TAKE(arena, &h->rstd, R, TAG, err));
+    PL_GO(rc, PL_TAKE(arena, &h->stat, R, TAG, err));
+    PL_GO(rc, PL_TAKE(arena, &h->scale, R, TAG, err));
     PL_GO(rc, PL_TAKE(arena, &h->max, R, TAG, err));
-    PL_GO(rc, PL_TAKE(arena, &h->sum, R, TAG, err));
-    if (spec->training && !spec->trained) PL_GO(rc, PL_TAKE_SPARE(spec->spare, arena, &h->m, R * a->C, TAG, err));
     if (spec->training) PL_GO(rc, PL_TAKE_SPARE(spec->spare, arena, &h->dh, R * a->C, TAG, err));
-    PL_GO(rc, PL_TAKE_SPARE(spec->spare, arena, &h->z, (PL_HEAD_ROWS + PL_ROW_SLACK) * tile, TAG, err));
-    PL_GO(rc, PL_TAKE(arena, &h->rescale, PL_HEAD_ROWS, TAG, err));
-    PL_GO(rc, PL_TAKE(arena, &h->coef, PL_HEAD_ROWS, TAG, err));
-    PL_GO(rc, PL_TAKE(arena, &h->row, a->C, TAG, err));
-    PL_GO(rc, PL_TAKE(arena, &h->stat, PL_HEAD_ROWS, TAG, err));
+    if (!spec->trained) h->m = h->dh;
+    PL_GO(rc, take_scratch(h, spec, arena, err));
 out:
     return rc;
 }
 
-/* --- the products of one tile: W rows [v0, v0+n)
- * ---------------------------------------------------------------------------- */
-
-static const void *tile_of(const pl_weights *w, int64_t v0) {
-    return (const char *)w->head.data + (size_t)(v0 * w->head.cols) * pl_dtype_bytes(w->head.type);
-}
-
-static pl_gemm_call logits_call(const pl_head *h, const pl_weights *w, int64_t v0, int64_t n, const real *x,
-                                int64_t rows) {
-    int64_t C = h->arch->C, ld = PL_MIN(h->arch->V, PL_HEAD_TILE);
-    return (pl_gemm_call){.kind = PL_GEMM_Y,
-                          .bf16 = h->backend.bf16,
-                          .m = rows,
-                          .n = n,
-                          .k = C,
-                          .a = x,
-                          .lda = C,
-                          .b = tile_of(w, v0),
-                          .b_type = w->head.type,
-                          .ldb = C,
-                          .c = h->z,
-                          .ldc = ld};
-}
-
-static pl_gemm_call back_call(const pl_head *h, const pl_weights *w, int64_t v0, int64_t n, real *dx, int64_t rows) {
-    int64_t C = h->arch->C, ld = PL_MIN(h->arch->V, PL_HEAD_TILE);
-    return (pl_gemm_call){.kind = PL_GEMM_DX,
-                          .bf16 = h->backend.bf16,
-                          .accumulate = true,
-                          .m = rows,
-                          .n = C,
-                          .k = n,
-                          .a = h->z,
-                          .lda = ld,
-                          .b = tile_of(w, v0),
-                          .b_type = w->head.type,
-                          .ldb = C,
-                          .c = dx,
-                          .ldc = C};
-}
-
-static pl_gemm_call dw_call(const pl_head *h, int64_t v0, int64_t n, real *dw, const real *x, int64_t rows) {
-    int64_t C = h->arch->C, ld = PL_MIN(h->arch->V, PL_HEAD_TILE);
-    return (pl_gemm_call){.kind = PL_GEMM_DW,
-                          .bf16 = h->backend.bf16,
-                          .accumulate = true,
-                          .m = n,
-                          .n = C,
-                          .k = rows,
-                          .a = h->z,
-                          .lda = ld,
-                          .b = x,
-                          .b_type = PL_REAL,
-                          .ldb = C,
-                          .c = dw ? dw + v0 * C : NULL,
-                          .ldc = C};
-}
-
-static int prepare_tile(pl_head *h, const pl_weights *w, int64_t n, bool trained, pl_error *err) {
-    bool backward = h->dh != NULL;
-    pl_gemm_call calls[3];
-    int count = 0, rc = 0;
-    calls[count++] = logits_call(h, w, 0, n, NULL, PL_HEAD_ROWS);
-    if (backward) calls[count++] = back_call(h, w, 0, n, NULL, PL_HEAD_ROWS);
-    if (backward && trained) calls[count++] = dw_call(h, 0, n, NULL, NULL, PL_HEAD_ROWS);
-    for (int i = 0; rc == 0 && i < count; i++) rc = pl_gemm_prepare(h->backend.gemm, &calls[i], err);
-    return rc;
-}
-
 int pl_head_prepare(pl_head *h, const pl_weights *w, bool trained, pl_error *err) {
-    int64_t V = h->arch->V, tail = V % PL_HEAD_TILE;
-    int rc = V >= PL_HEAD_TILE ? prepare_tile(h, w, PL_HEAD_TILE, trained, err) : 0;
-    if (rc == 0 && tail) rc = prepare_tile(h, w, tail, trained, err);
+    int rc = pl_head_tiles_prepare(h, w, trained, err);
     return rc ? pl_error_context(err, rc, "head") : 0;
 }
 
@@ -161,66 +122,80 @@ static int64_t target_id(const pl_head *h, const pl_forest *f, int64_t i) { retu
  */
 
 /* Picks up the targets' logits of this tile. */
-static void read_targets(pl_head *h, const pl_forest *f, int64_t r0, int64_t rows, int64_t v0, int64_t n) {
-    int64_t ld = PL_MIN(h->arch->V, PL_HEAD_TILE);
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = h->first[r0 + r]; i < h->first[r0 + r + 1]; i++) {
-            int64_t id = target_id(h, f, i) - v0;
-            if (id >= 0 && id < n) h->zy[h->order[i]] = h->z[r * ld + id];
+static void read_targets(const pl_head_run *run, const pl_head_part *part, const pl_head_tile *tile) {
+    pl_head *h = run->h;
+    for (int64_t r = 0; r < part->rows; r++)
+        for (int64_t i = h->first[part->r0 + r]; i < h->first[part->r0 + r + 1]; i++) {
+            int64_t id = target_id(h, run->f, i) - tile->v0;
+            if (id >= 0 && id < tile->n) h->zy[h->order[i]] = part->z[r * h->tile + id];
         }
 }
 
-static void zero_targets(pl_head *h, const pl_forest *f, int64_t r0, int64_t rows, int64_t v0, int64_t n) {
-    int64_t ld = PL_MIN(h->arch->V, PL_HEAD_TILE);
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = h->first[r0 + r]; i < h->first[r0 + r + 1]; i++) {
-            int64_t id = target_id(h, f, i) - v0;
-            if (id >= 0 && id < n) h->z[r * ld + id] = 0;
+static void zero_targets(const pl_head_run *run, const pl_head_part *part, const pl_head_tile *tile) {
+    const pl_head *h = run->h;
+    for (int64_t r = 0; r < part->rows; r++)
+        for (int64_t i = h->first[part->r0 + r]; i < h->first[part->r0 + r + 1]; i++) {
+            int64_t id = target_id(h, run->f, i) - tile->v0;
+            if (id >= 0 && id < tile->n) part->z[r * h->tile + id] = 0;
         }
 }
 
-static void finish_rows(pl_head *h, const pl_forest *f, int64_t r0, int64_t rows) {
-    for (int64_t r = 0; r < rows; r++) {
-        const pl_head_stat *s = &h->stat[r];
-        real log_sum = r_log(s->sum); /* never max + log_sum: that would cost a sure token the last digits of 1 - p */
-        h->max[r0 + r] = s->max;
-        h->sum[r0 + r] = s->sum;
-        h->entropy[r0 + r] = log_sum - (s->sum_z / s->sum - s->max);
-        h->sum_p2[r0 + r] = r_log(s->sum2) - 2 * r_log(s->sum);
-        h->mean_logit[r0 + r] = s->total / (double)h->arch->V;
-        for (int64_t i = h->first[r0 + r]; i < h->first[r0 + r + 1]; i++) {
-            h->logp[h->order[i]] = (h->zy[h->order[i]] - s->max) - log_sum;
-            h->is_argmax[h->order[i]] = target_id(h, f, i) == s->argmax;
-        }
-        h->rescale[r] = 1 / s->sum;
+static void finish_row(pl_head *h, const pl_forest *f, int64_t r) {
+    const pl_head_stat *s = &h->stat[r];
+    real log_sum = r_log(s->sum); /* never max + log_sum: that would cost a sure token the last digits of 1 - p */
+    h->entropy[r] = log_sum - (s->sum_z / s->sum - s->max);
+    h->sum_p2[r] = r_log(s->sum2) - 2 * r_log(s->sum);
+    h->mean_logit[r] = s->total / (double)h->arch->V;
+    for (int64_t i = h->first[r]; i < h->first[r + 1]; i++) {
+        h->logp[h->order[i]] = (h->zy[h->order[i]] - s->max) - log_sum;
+        h->is_argmax[h->order[i]] = target_id(h, f, i) == s->argmax;
     }
+}
+
+/* Row r's statistics, and m when wanted, over the whole vocabulary: those of the lanes' shares, in their order. */
+static void add_shares(pl_head *h, int64_t r, int others, bool want_m) {
+    int64_t C = h->arch->C, rows = pl_rows_padded(pl_head_split_rows(h));
+    pl_head_stat *s = &h->stat[r];
+    for (int i = 0; i < others; i++) {
+        const pl_head_stat *o = &h->split_stat[i * rows + r];
+        real max = PL_MAX(s->max, o->max), base = max == -INFINITY ? 0 : max;
+        real mine = r_exp(s->max - base), its = r_exp(o->max - base);
+        if (o->max > s->max) s->argmax = o->argmax; /* of equals the first: the smaller id */
+        s->sum = s->sum * mine + o->sum * its;
+        s->sum_z = s->sum_z * mine + o->sum_z * its;
+        s->sum2 = s->sum2 * mine * mine + o->sum2 * its * its;
+        s->total += o->total;
+        s->max = max;
+        if (!want_m) continue;
+        h->backend.ops->scale(h->m + r * C, mine, C);
+        h->backend.ops->axpy(h->m + r * C, its, h->split_sum + (i * rows + r) * C, C);
+    }
+}
+
+/* Most tiles hold no new largest logit for a row. */
+static void rescale_rows(const pl_head *h, const pl_head_part *part) {
+    int64_t C = h->arch->C;
+    for (int64_t r = part->r0; r < part->r0 + part->rows; r++)
+        if (!(part->scale[r] == 1)) h->backend.ops->scale(part->sum + r * C, part->scale[r], C);
 }
 
 /* m (when wanted) is summed with the running maximum and divided by the sum last. */
-static int forward_chunk(pl_head *h, const pl_weights *w, const pl_forest *f, int64_t r0, int64_t rows, bool want_m,
-                         pl_error *err) {
-    const pl_ops *ops = h->backend.ops;
-    int64_t C = h->arch->C, V = h->arch->V, ld = PL_MIN(V, PL_HEAD_TILE);
-    real *m = want_m ? h->m + r0 * C : NULL;
-    int rc = 0;
-    for (int64_t r = 0; r < rows; r++) h->stat[r] = (pl_head_stat){.max = -INFINITY, .argmax = -1};
-    if (m) memset(m, 0, (size_t)(rows * C) * sizeof *m);
-    for (int64_t v0 = 0; v0 < V; v0 += PL_HEAD_TILE) {
-        int64_t n = PL_MIN(PL_HEAD_TILE, V - v0);
-        pl_gemm_call logits = logits_call(h, w, v0, n, h->h + r0 * C, rows);
-        PL_GO(rc, pl_gemm_run(h->backend.gemm, &logits, err));
-        read_targets(h, f, r0, rows, v0, n);
-        ops->head_tile(h->z, ld, rows, n, v0, h->stat, want_m, h->rescale);
-        if (!m) continue;
-        zero_targets(h, f, r0, rows, v0, n);
-        if (v0 > 0) ops->scale_rows(m, h->rescale, rows, C, C);
-        pl_gemm_call back = back_call(h, w, v0, n, m, rows);
-        PL_GO(rc, pl_gemm_run(h->backend.gemm, &back, err));
+static int forward_step(const pl_head_run *run, const pl_head_part *part, const pl_head_tile *tile, pl_error *err) {
+    pl_head *h = run->h;
+    int64_t C = h->arch->C, r0 = part->r0;
+    if (tile->first) {
+        for (int64_t r = r0; r < r0 + part->rows; r++) part->stat[r] = (pl_head_stat){.max = -INFINITY, .argmax = -1};
+        if (part->back) memset(part->sum + r0 * C, 0, (size_t)(part->rows * C) * sizeof *part->sum);
     }
-    finish_rows(h, f, r0, rows);
-    if (m) ops->scale_rows(m, h->rescale, rows, C, C);
-out:
-    return rc;
+    int rc = pl_head_tile_logits(run, part, tile, err);
+    if (rc) return rc;
+    read_targets(run, part, tile);
+    h->backend.ops->head_tile(part->z, h->tile, part->rows, tile->n, tile->v0, part->stat + r0, part->back,
+                              part->scale + r0);
+    if (!part->back) return 0;
+    zero_targets(run, part, tile);
+    if (!tile->first) rescale_rows(h, part);
+    return pl_head_tile_back(run, part, tile, err);
 }
 
 int pl_head_forward(pl_head *h, const pl_weights *w, const pl_forest *f, const real *x_last, bool want_grad,
@@ -229,15 +204,19 @@ int pl_head_forward(pl_head *h, const pl_weights *w, const pl_forest *f, const r
     int64_t C = h->arch->C;
     int rc = index_targets(h, f, err);
     if (rc) return rc;
+    int others = pl_head_split(h, h->R);
     ops->gather_rows(h->x, x_last, h->rows, h->R, C);
     ops->rmsnorm(h->h, h->rstd, h->x, w->norm, (real)h->arch->eps, h->R, C);
-    int64_t trained = want_grad && h->m ? rows_before(h, f->trained.T) : 0;
-    for (int64_t r0 = 0, end; rc == 0 && r0 < h->R; r0 = end) {
-        bool want_m = r0 < trained; /* rows that get no gradient need no m */
-        end = PL_MIN(r0 + PL_HEAD_ROWS, want_m ? trained : h->R);
-        rc = forward_chunk(h, w, f, r0, end - r0, want_m, err);
-    }
-    return rc ? pl_error_context(err, rc, "head") : 0;
+    int64_t trained = want_grad && h->m ? rows_before(h, f->trained.T) : 0; /* the others get no gradient */
+    pl_head_run run = {.h = h, .w = w, .f = f, .step = forward_step, .splits = true, .rows = h->R, .back = trained};
+    rc = pl_head_tiles_run(&run, err);
+    if (rc) return pl_error_context(err, rc, "head");
+    PL_LOOP(h->R * C > PL_SERIAL_ELEMS, r, h->R, 1, {
+        add_shares(h, r, others, r < trained);
+        finish_row(h, f, r);
+        if (r < trained) ops->scale(h->m + r * C, 1 / h->stat[r].sum, C);
+    });
+    return 0;
 }
 
 /* --- backward
@@ -270,51 +249,44 @@ static double coef_of_id(const pl_head *h, const pl_forest *f, const double *c, 
 static void backward_frozen(pl_head *h, const pl_weights *w, const pl_forest *f, const double *c, int64_t R) {
     const pl_ops *ops = h->backend.ops;
     int64_t C = h->arch->C;
-    memset(h->dh, 0, (size_t)(R * C) * sizeof *h->dh);
     for (int64_t r = 0; r < R; r++) {
         double S = coef_sum(h, c, r);
         real *dh = h->dh + r * C;
-        ops->axpy(dh, (real)-S, h->m + r * C, C);
+        ops->scale(dh, (real)-S, C);
         for (int64_t i = h->first[r]; i < h->first[r + 1]; i++) {
             if (!first_of_id(h, f, r, i)) continue;
             int64_t id = target_id(h, f, i);
             double coef = coef_of_id(h, f, c, r, id) - S * exp((double)h->logp[h->order[i]]);
-            ops->to_real(h->row, tile_of(w, id), w->head.type, C);
+            ops->to_real(h->row, pl_head_weights(w, id), w->head.type, C);
             ops->axpy(dh, (real)coef, h->row, C);
         }
     }
 }
 
 /* z := dlogits of this tile. */
-static void tile_gradient(pl_head *h, const pl_forest *f, const double *c, int64_t r0, int64_t rows, int64_t v0,
-                          int64_t n) {
-    int64_t ld = PL_MIN(h->arch->V, PL_HEAD_TILE);
-    h->backend.ops->head_softmax(h->z, ld, rows, n, h->max + r0, h->coef);
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = h->first[r0 + r]; i < h->first[r0 + r + 1]; i++) {
-            int64_t id = target_id(h, f, i) - v0;
-            if (id >= 0 && id < n) h->z[r * ld + id] += (real)c[h->order[i]];
+static int backward_step(const pl_head_run *run, const pl_head_part *part, const pl_head_tile *tile, pl_error *err) {
+    pl_head *h = run->h;
+    int64_t C = h->arch->C, r0 = part->r0, end = part->r0 + part->rows;
+    if (tile->first) memset(h->dh + r0 * C, 0, (size_t)(part->rows * C) * sizeof *h->dh);
+    int rc = pl_head_tile_logits(run, part, tile, err);
+    if (rc) return rc;
+    h->backend.ops->head_softmax(part->z, h->tile, part->rows, tile->n, h->max + r0, h->scale + r0);
+    for (int64_t r = r0; r < end; r++)
+        for (int64_t i = h->first[r]; i < h->first[r + 1]; i++) {
+            int64_t id = target_id(h, run->f, i) - tile->v0;
+            if (id >= 0 && id < tile->n) part->z[(r - r0) * h->tile + id] += (real)run->c[h->order[i]];
         }
+    return pl_head_tile_back(run, part, tile, err);
 }
 
-static int backward_trained(pl_head *h, const pl_weights *w, real *dw, const pl_forest *f, const double *c, int64_t r0,
-                            int64_t rows, pl_error *err) {
-    int64_t C = h->arch->C, V = h->arch->V;
-    int rc = 0;
-    for (int64_t r = 0; r < rows; r++) h->coef[r] = (real)-coef_sum(h, c, r0 + r) / h->sum[r0 + r];
-    memset(h->dh + r0 * C, 0, (size_t)(rows * C) * sizeof *h->dh);
-    for (int64_t v0 = 0; rc == 0 && v0 < V; v0 += PL_HEAD_TILE) {
-        int64_t n = PL_MIN(PL_HEAD_TILE, V - v0);
-        pl_gemm_call logits = logits_call(h, w, v0, n, h->h + r0 * C, rows);
-        PL_GO(rc, pl_gemm_run(h->backend.gemm, &logits, err));
-        tile_gradient(h, f, c, r0, rows, v0, n);
-        pl_gemm_call back = back_call(h, w, v0, n, h->dh + r0 * C, rows),
-                     outer = dw_call(h, v0, n, dw, h->h + r0 * C, rows);
-        PL_GO(rc, pl_gemm_run(h->backend.gemm, &back, err));
-        if (dw) PL_GO(rc, pl_gemm_run(h->backend.gemm, &outer, err));
+static int backward_trained(pl_head *h, const pl_weights *w, real *dw, const pl_forest *f, const double *c, int64_t R,
+                            pl_error *err) {
+    for (int64_t r = 0; r < R; r++) {
+        h->max[r] = h->stat[r].max;
+        h->scale[r] = (real)-coef_sum(h, c, r) / h->stat[r].sum;
     }
-out:
-    return rc;
+    pl_head_run run = {.h = h, .w = w, .f = f, .step = backward_step, .rows = R, .back = R, .dw = dw, .c = c};
+    return pl_head_tiles_run(&run, err);
 }
 
 int pl_head_backward(pl_head *h, const pl_weights *w, const pl_grads *grads, const pl_forest *f, const double *c,
@@ -326,8 +298,7 @@ int pl_head_backward(pl_head *h, const pl_weights *w, const pl_grads *grads, con
     if (h->m && !dw)
         backward_frozen(h, w, f, c, R);
     else
-        for (int64_t r0 = 0; rc == 0 && r0 < R; r0 += PL_HEAD_ROWS)
-            rc = backward_trained(h, w, dw, f, c, r0, PL_MIN(PL_HEAD_ROWS, R - r0), err);
+        rc = backward_trained(h, w, dw, f, c, R, err);
     if (rc) return pl_error_context(err, rc, "head, backward");
     memset(dx, 0, (size_t)(f->T * C) * sizeof *dx);
     ops->rmsnorm_bwd(h->dh, false, grads ? grads->norm : NULL, h->dh, h->x, w->norm, h->rstd, R, C);

@@ -11,13 +11,18 @@
 
 /* The tests compile other sizes, so that small vocabularies have several tiles. */
 #ifndef PL_HEAD_TILE
-#define PL_HEAD_ROWS 256  /* rows of a chunk */
-#define PL_HEAD_TILE 4096 /* vocabulary ids of a tile */
+#define PL_HEAD_ROWS 256 /* rows of a thread at a time; at most PL_GEMM_LANE_ROWS */
+#define PL_HEAD_TILE 512 /* vocabulary ids of a tile; twice as many where the head is trained */
 #endif
+#define PL_HEAD_MEET 8 /* tiles from one meeting of the threads to the next at most */
 
 typedef struct pl_head {
     const pl_arch *arch;
     pl_backend backend;
+    int threads;
+    bool training;
+    int64_t tile; /* ids of a tile */
+    int meet;     /* tiles that are packed at a time */
     int64_t max_rows, max_targets;
     int64_t R, N;
     /* which rows, which targets: sorted by token; targets of row i are order[first[i] .. first[i+1]) */
@@ -32,20 +37,23 @@ typedef struct pl_head {
     double *mean_logit;  /* [R] */
     int64_t *target_row; /* [N] target -> row */
     /* kept for the backward pass */
-    real *h;    /* [R,C] normed rows */
-    real *x;    /* [R,C] rows before the norm */
-    real *rstd; /* [R] */
-    real *max;  /* [R] largest logit */
-    real *sum;  /* [R] of exp(logit - max) */
-    real *m;    /* [R,C]; NULL when the head is trained or there is no backward pass */
-    real *dh;   /* [R,C] */
-    /* scratch of one chunk */
-    real *z;            /* [PL_HEAD_ROWS, PL_HEAD_TILE] */
-    real *rescale;      /* [PL_HEAD_ROWS] */
-    real *coef;         /* [PL_HEAD_ROWS] */
-    real *row;          /* [C]: one row of W */
-    pl_head_stat *stat; /* [PL_HEAD_ROWS] */
-    real *zy;           /* [N] logit of each target */
+    real *h;            /* [R,C] normed rows */
+    real *x;            /* [R,C] rows before the norm */
+    real *rstd;         /* [R] */
+    pl_head_stat *stat; /* [R] over the vocabulary: the largest logit, sum of exp(logit - max) */
+    real *m;            /* [R,C]; NULL when the head is trained or there is no backward pass */
+    real *dh;           /* [R,C]; takes m's place where there is one */
+    /* scratch */
+    real *z;      /* [rows of a round, tile] */
+    char *packed; /* the weights of `meet` tiles; NULL: they are multiplied as they are stored */
+    real *scale;  /* [R] of m forward; of the softmax backward */
+    real *max;    /* [R] largest logits, backward */
+    /* where threads other than the first sum up what they find in their share of the vocabulary, [others, rows] */
+    pl_head_stat *split_stat;
+    real *split_scale;
+    real *split_sum; /* [others, rows, C]; NULL where there is no m */
+    real *row;       /* [C]: one row of W */
+    real *zy;        /* [N] logit of each target */
 } pl_head;
 
 typedef struct pl_head_spec {
@@ -59,8 +67,8 @@ int pl_head_take(pl_head *h, const pl_arch *arch, const pl_backend *backend, con
                  pl_error *err);
 int pl_head_prepare(pl_head *h, const pl_weights *w, bool trained, pl_error *err);
 
-/* Log-probs and statistics of all targets of f, from x_last [T,C]. want_grad: keeps what pl_head_backward needs for
- * f->trained. */
+/* Log-probs and statistics of all targets of f, from x_last [T,C]. want_grad: keeps what one pl_head_backward needs
+ * for f->trained. */
 int pl_head_forward(pl_head *h, const pl_weights *w, const pl_forest *f, const real *x_last, bool want_grad,
                     pl_error *err);
 

@@ -21,18 +21,20 @@ static int64_t first_equal(const float *z, int64_t n, float value) {
     return n;
 }
 
-/* What one pass over a row adds up. */
+/* What one pass over a row adds up. sum_x is of e^x x with x = z - base: cut off where e^x is 0, so that 0 * -infinity
+ * counts as 0. */
 typedef struct row_sums {
-    vf sum, sum_z, sum2;
-    vd low, high;
+    vf sum, sum_x, sum2;
+    vd low, high; /* of z */
 } row_sums;
 
 static inline vf row_step(row_sums *s, vf z, vf base, vm lanes, bool all) {
-    vf e = v_exp(v_sub(z, base));
+    vf x = v_max(v_set(EXP_LEAST), v_sub(z, base)); /* never above 0; the constant first: NaN passes through */
+    vf e = v_exp_inside(x);
     if (!all) e = v_select(lanes, e, v_zero()); /* lanes behind the end hold z = 0 */
     s->sum = v_add(s->sum, e);
     s->sum2 = v_fma(e, e, s->sum2);
-    s->sum_z = v_add(s->sum_z, v_select(v_eq(e, v_zero()), v_zero(), v_mul(e, z))); /* 0 * -infinity counts as 0 */
+    s->sum_x = v_fma(e, x, s->sum_x);
     s->low = vd_add(s->low, vd_low(z));
     s->high = vd_add(s->high, vd_high(z));
     return e;
@@ -58,8 +60,9 @@ static void head_row(float *z, int64_t n, int64_t v0, pl_head_stat *s, bool want
         vf e = row_step(&a, v_get(z + i, k), vbase, v_mask_n(k), false);
         if (want_exp) v_put(z + i, e, k);
     }
-    s->sum = s->sum * old + v_sum(v_add(a.sum, b.sum));
-    s->sum_z = s->sum_z * old + v_sum(v_add(a.sum_z, b.sum_z));
+    float sum = v_sum(v_add(a.sum, b.sum));
+    s->sum = s->sum * old + sum;
+    s->sum_z = s->sum_z * old + (v_sum(v_add(a.sum_x, b.sum_x)) + base * sum);
     s->sum2 = s->sum2 * old * old + v_sum(v_add(a.sum2, b.sum2));
     s->total += vd_sum(vd_add(vd_add(a.low, a.high), vd_add(b.low, b.high)));
     s->max = max;

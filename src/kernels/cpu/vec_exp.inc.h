@@ -2,8 +2,10 @@
  * (minimax for the relative error, 0.05 ulp), then scaled by 2^n. Measured over samples of all floats: at most 0.98
  * ulp where the result is normal. NaN stays NaN, +infinity and overflow give infinity, -infinity gives 0. */
 
-static inline vf v_exp(vf x) {
-    x = v_min(v_set(89.0f), v_max(v_set(-104.5f), x)); /* constants first: NaN passes through */
+#define EXP_LEAST (-104.5f) /* e^x is 0 from here on down */
+
+/* EXP_LEAST <= x <= 89 */
+static inline vf v_exp_inside(vf x) {
     vf n = v_round(v_mul(x, v_set(1.44269504f)));
     vf r = v_fnma(n, v_set(0x1.62e4p-1f), x); /* ln 2 in two parts; n times the first is exact */
     r = v_fnma(n, v_set(0x1.7f7d1cp-20f), r);
@@ -13,4 +15,8 @@ static inline vf v_exp(vf x) {
     q = v_fma(q, r, v_set(4.999999404e-01f));
     q = v_fma(q, v_mul(r, r), r);
     return v_scale2(v_add(q, v_set(1.0f)), n);
+}
+
+static inline vf v_exp(vf x) {
+    return v_exp_inside(v_min(v_set(89.0f), v_max(v_set(EXP_LEAST), x))); /* constants first: NaN passes through */
 }
