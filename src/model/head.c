@@ -127,7 +127,7 @@ static void read_targets(const pl_head_run *run, const pl_head_part *part, const
     for (int64_t r = 0; r < part->rows; r++)
         for (int64_t i = h->first[part->r0 + r]; i < h->first[part->r0 + r + 1]; i++) {
             int64_t id = target_id(h, run->f, i) - tile->v0;
-            if (id >= 0 && id < tile->n) h->zy[h->order[i]] = part->z[r * h->tile + id];
+            if (id >= 0 && id < tile->n) h->zy[h->order[i]] = part->z[r * tile->n + id];
         }
 }
 
@@ -136,7 +136,7 @@ static void zero_targets(const pl_head_run *run, const pl_head_part *part, const
     for (int64_t r = 0; r < part->rows; r++)
         for (int64_t i = h->first[part->r0 + r]; i < h->first[part->r0 + r + 1]; i++) {
             int64_t id = target_id(h, run->f, i) - tile->v0;
-            if (id >= 0 && id < tile->n) part->z[r * h->tile + id] = 0;
+            if (id >= 0 && id < tile->n) part->z[r * tile->n + id] = 0;
         }
 }
 
@@ -190,7 +190,7 @@ static int forward_step(const pl_head_run *run, const pl_head_part *part, const 
     int rc = pl_head_tile_logits(run, part, tile, err);
     if (rc) return rc;
     read_targets(run, part, tile);
-    h->backend.ops->head_tile(part->z, h->tile, part->rows, tile->n, tile->v0, part->stat + r0, part->back,
+    h->backend.ops->head_tile(part->z, tile->n, part->rows, tile->n, tile->v0, part->stat + r0, part->back,
                               part->scale + r0);
     if (!part->back) return 0;
     zero_targets(run, part, tile);
@@ -270,11 +270,11 @@ static int backward_step(const pl_head_run *run, const pl_head_part *part, const
     if (tile->first) memset(h->dh + r0 * C, 0, (size_t)(part->rows * C) * sizeof *h->dh);
     int rc = pl_head_tile_logits(run, part, tile, err);
     if (rc) return rc;
-    h->backend.ops->head_softmax(part->z, h->tile, part->rows, tile->n, h->max + r0, h->scale + r0);
+    h->backend.ops->head_softmax(part->z, tile->n, part->rows, tile->n, h->max + r0, h->scale + r0);
     for (int64_t r = r0; r < end; r++)
         for (int64_t i = h->first[r]; i < h->first[r + 1]; i++) {
             int64_t id = target_id(h, run->f, i) - tile->v0;
-            if (id >= 0 && id < tile->n) part->z[(r - r0) * h->tile + id] += (real)run->c[h->order[i]];
+            if (id >= 0 && id < tile->n) part->z[(r - r0) * tile->n + id] += (real)run->c[h->order[i]];
         }
     return pl_head_tile_back(run, part, tile, err);
 }

@@ -20,20 +20,13 @@ int64_t pl_head_round_rows(int lanes) { return (int64_t)PL_MAX(lanes, 1) * PL_HE
 /* --- products of one tile --- */
 static pl_gemm_call logits_call(const pl_head *h, int64_t n) {
     int64_t C = h->arch->C;
-    return (pl_gemm_call){
-        .kind = PL_GEMM_Y, .bf16 = h->backend.bf16, .n = n, .k = C, .lda = C, .ldb = C, .ldc = h->tile};
+    return (pl_gemm_call){.kind = PL_GEMM_Y, .bf16 = h->backend.bf16, .n = n, .k = C, .lda = C, .ldb = C, .ldc = n};
 }
 
 static pl_gemm_call back_call(const pl_head *h, int64_t n) {
     int64_t C = h->arch->C;
-    return (pl_gemm_call){.kind = PL_GEMM_DX,
-                          .bf16 = h->backend.bf16,
-                          .accumulate = true,
-                          .n = C,
-                          .k = n,
-                          .lda = h->tile,
-                          .ldb = C,
-                          .ldc = C};
+    return (pl_gemm_call){
+        .kind = PL_GEMM_DX, .bf16 = h->backend.bf16, .accumulate = true, .n = C, .k = n, .lda = n, .ldb = C, .ldc = C};
 }
 
 static pl_gemm_call dw_call(const pl_head *h, int64_t n, int64_t rows) {
@@ -44,7 +37,7 @@ static pl_gemm_call dw_call(const pl_head *h, int64_t n, int64_t rows) {
                           .m = n,
                           .n = C,
                           .k = rows,
-                          .lda = h->tile,
+                          .lda = n,
                           .b_type = PL_REAL,
                           .ldb = C,
                           .ldc = C};
@@ -183,7 +176,7 @@ static pl_head_part part_of(const pl_head_run *run, int64_t r0, int64_t rows, in
     int64_t from = pl_cut(units_of(rows), i, n) * PL_ROW_SLACK, to = pl_cut(units_of(rows), i + 1, n) * PL_ROW_SLACK;
     return (pl_head_part){.r0 = r0 + from,
                           .rows = PL_MIN(to, rows) - from,
-                          .z = h->z + from * h->tile,
+                          .z_row = from,
                           .back = r0 < run->back,
                           .stat = h->stat,
                           .scale = h->scale,
@@ -196,6 +189,8 @@ static bool keeps_rows(const pl_head_run *run) { return !run->back || lanes_of_b
 static int run_part(const pl_head_run *run, pl_head_part *part, const pl_head_tile *tiles, int n, pl_error *err) {
     int rc = 0;
     for (int i = 0; rc == 0 && i < n; i++) {
+        /* one product of all parts' rows follows where dw is wanted; otherwise a part may be a tile ahead of others */
+        part->z = run->h->z + part->z_row * (run->dw ? tiles[i].n : run->h->tile);
         part->same = i > 0 && part->lane > 0 && keeps_rows(run);
         rc = run->step(run, part, &tiles[i], err);
     }
@@ -276,7 +271,6 @@ static int run_round(const pl_head_run *run, int lanes, int64_t r0, int64_t rows
         rc = run_lanes(run, lanes, r0, rows, tiles, n, err);
     } else {
         pl_head_part all = part_of(run, r0, rows, 0, 1);
-        all.z = run->h->z;
         rc = run_part(run, &all, tiles, n, err);
     }
     return rc || !run->dw ? rc : add_outer(run, &tiles[0], r0, rows, err);

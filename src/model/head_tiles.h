@@ -19,7 +19,8 @@ typedef struct pl_head_tile {
 /* Rows [r0, r0 + rows) of the head, with the room of their logits. */
 typedef struct pl_head_part {
     int64_t r0, rows;
-    real *z; /* [rows, h->tile] */
+    int64_t z_row; /* of the round's: where the part's logits begin */
+    real *z;       /* [rows, tile->n]: rows without gaps, which oneDNN's packed products want */
     /* [R] of the head, [R,C]: where this part's tiles are summed */
     pl_head_stat *stat;
     real *scale, *sum;
