@@ -81,11 +81,30 @@ static void cols_pack(float *tile, float *wide, const float *x, int64_t stride, 
     }
 }
 
-/* Asks for the rows of columns that come next: they lie in short pieces that the hardware does not foresee. */
-static void cols_fetch(const float *x, int64_t stride, const attn_cols *t) {
-    for (int64_t lane = 0; lane < t->nc; lane++) {
-        const float *row = x + col_offset(t, lane, stride);
-        for (int64_t d = 0; d < t->a->D; d += 16) v_fetch(row + d);
+/* Rows of columns that are asked for ahead, into the second-level cache: they lie in short pieces that the hardware
+ * does not foresee. A few lines at a time between tiles of a product: all at once they would fill the queue of misses,
+ * and the products would wait behind them. */
+typedef struct fetch_list {
+    const float *row[4 * MAX_COLUMNS];
+    int64_t n, at, d, D; /* rows, the next one, the next number of it, its length */
+    int64_t lines;       /* at a time */
+} fetch_list;
+
+static void fetch_add(fetch_list *f, const float *x, int64_t stride, const attn_cols *t) {
+    for (int64_t lane = 0; lane < t->nc; lane++) f->row[f->n++] = x + col_offset(t, lane, stride);
+    f->D = t->a->D;
+}
+
+/* All rows are to be asked for in so many calls. */
+static void fetch_share(fetch_list *f, int64_t calls) {
+    f->lines = (f->n * ((f->D + 15) / 16) + calls - 1) / PL_MAX(1, calls);
+}
+
+static void fetch_some(fetch_list *f) {
+    for (int64_t i = 0; i < f->lines && f->at < f->n; i++) {
+        v_fetch(f->row[f->at] + f->d);
+        f->d += 16;
+        if (f->d >= f->D) f->d = 0, f->at++;
     }
 }
 
@@ -152,13 +171,20 @@ static void stairs_zeros(float *s, int64_t ld, int64_t seen, int64_t n) {
 
 /* Outputs: o[lane][d] (+)= sum_key s[key][lane] keys[key][d], over the keys that each group of lanes sees. */
 static void stairs_sums(float *o, const float *keys, int64_t stride, const float *s, const key_block *b,
-                        const attn_cols *t, bool accumulate) {
+                        const attn_cols *t, bool accumulate, fetch_list *fetch) {
     int64_t nv = t->ldw / VW, step = wide_rows(nv);
     for (int64_t lane = 0; lane < t->nc; lane += step) {
         int64_t rows = PL_MIN(step, t->nc - lane);
         tiles_wide(o + lane * t->ldw, t->ldw, s + lane, 1, t->ld, keys, stride, rows, nv,
                    keys_seen(b, t, lane + rows - 1), accumulate);
+        fetch_some(fetch);
     }
+}
+
+/* Calls of fetch_some that a block of keys makes there. */
+static int64_t stairs_steps(const attn_cols *t) {
+    int64_t step = wide_rows(t->ldw / VW);
+    return (t->nc + step - 1) / step;
 }
 
 /* Turns scores s [n][ld] of one vector of lanes, of which all see the first by_all, into exp(s - new maximum); updates
@@ -199,7 +225,7 @@ static void rows_widen(float *y, int64_t ldy, const float *x, int64_t ldx, int64
 }
 
 static void fwd_block(attn_fwd_tiles *f, const float *k, const float *v, const attn_cols *t, const key_block *b,
-                      bool first) {
+                      bool first, fetch_list *fetch) {
     int64_t ld = t->ld, ldw = t->ldw, stride = t->a->kv_stride, at = b->row * stride + t->g * t->a->D, ldv = stride;
     const float *values = v + at;
     key_stairs stairs = stairs_of(b, t);
@@ -218,16 +244,29 @@ static void fwd_block(attn_fwd_tiles *f, const float *k, const float *v, const a
         rows_widen(f->v, ldw, values, stride, b->n, t->a->D);
         values = f->v, ldv = ldw;
     }
-    stairs_sums(f->o, values, ldv, f->s, b, t, !first);
+    stairs_sums(f->o, values, ldv, f->s, b, t, !first, fetch);
 }
 
-static void fwd_task(float *o, float *lse, const float *q, const float *k, const float *v, const attn_cols *t) {
+/* Blocks of keys of a task. */
+static int64_t walk_count(const attn_cols *t) {
+    int64_t n = 0;
+    for (key_walk w = {0}; walk_next(&w, t);) n++;
+    return n;
+}
+
+static void fwd_task(float *o, float *lse, const float *q, const float *k, const float *v, const attn_cols *t,
+                     const attn_cols *next) {
     attn_fwd_tiles f;
+    fetch_list fetch;
     bool first = true;
+    fetch.n = fetch.at = fetch.d = 0;
+    fetch_add(&fetch, o, t->a->o_stride, t);
+    if (next) fetch_add(&fetch, q, t->a->q_stride, next);
+    fetch_share(&fetch, walk_count(t) * stairs_steps(t));
     cols_pack(f.q, NULL, q, t->a->q_stride, t->a->scale, t);
     cols_limits(f.limit, t);
     for (int64_t lane = 0; lane < t->nv * VW; lane++) f.max[lane] = -INFINITY, f.sum[lane] = 0;
-    for (key_walk w = {0}; walk_next(&w, t); first = false) fwd_block(&f, k, v, t, &w.b, first);
+    for (key_walk w = {0}; walk_next(&w, t); first = false) fwd_block(&f, k, v, t, &w.b, first, &fetch);
     for (int64_t lane = 0; lane < t->nc; lane++) {
         vf inverse = v_set(1 / f.sum[lane]);
         float *y = o + col_offset(t, lane, t->a->o_stride);
@@ -290,8 +329,7 @@ static void attn_worker(float *o, float *lse, const float *q, const float *k, co
     bool more = task_seek(&t, &cursor, a, task_take(next));
     while (more) {
         more = task_seek(&ahead, &cursor, a, task_take(next));
-        if (more) cols_fetch(q, a->q_stride, &ahead);
-        fwd_task(o, lse, q, k, v, &t);
+            fwd_task(o, lse, q, k, v, &t, more ? &ahead : NULL);
         t = ahead;
     }
 }

@@ -132,7 +132,7 @@ INLINED void bwd_lanes(attn_bwd_tiles *f, int64_t ld, int64_t from, int64_t n, i
 }
 
 /* dk and dv of the block's keys: sums over the columns that see them, from the first that sees a group's first. */
-static void bwd_keys(attn_bwd_tiles *f, const key_block *b, const attn_cols *t) {
+static void bwd_keys(attn_bwd_tiles *f, const key_block *b, const attn_cols *t, fetch_list *fetch) {
     int64_t ld = t->ld, ldw = t->ldw, nv = ldw / VW, step = wide_rows(nv), at = b->row * ldw, lane = 0;
     for (int64_t j = 0; j < b->n; j += step) {
         int64_t rows = PL_MIN(step, b->n - j);
@@ -141,11 +141,12 @@ static void bwd_keys(attn_bwd_tiles *f, const key_block *b, const attn_cols *t) 
                    t->nc - lane, true);
         tiles_wide(f->dk + at + j * ldw, ldw, f->ds + j * ld + lane, ld, 1, f->q + lane * ldw, ldw, rows, nv,
                    t->nc - lane, true);
+        fetch_some(fetch);
     }
 }
 
 /* One block of keys; b->row counts from the chunk's first. */
-static void bwd_block(attn_bwd_tiles *f, const attn_cols *t, const key_block *b, bool first) {
+static void bwd_block(attn_bwd_tiles *f, const attn_cols *t, const key_block *b, bool first, fetch_list *fetch) {
     const float *k = f->k + b->row * t->ldw, *v = f->v + b->row * t->ldw;
     key_stairs stairs = stairs_of(b, t);
     stairs_scores(f->p, k, t->ldw, f->q_lanes, &stairs, t);
@@ -157,8 +158,8 @@ static void bwd_block(attn_bwd_tiles *f, const attn_cols *t, const key_block *b,
         stairs_zeros(f->p + c, t->ld, n, b->n);
         stairs_zeros(f->ds + c, t->ld, n, b->n);
     }
-    bwd_keys(f, b, t);
-    stairs_sums(f->dq, k, t->ldw, f->ds, b, t, !first);
+    bwd_keys(f, b, t, fetch);
+    stairs_sums(f->dq, k, t->ldw, f->ds, b, t, !first, fetch);
 }
 
 /* delta = do . o, which the first task to meet a column computes. */
@@ -197,7 +198,26 @@ static bool bwd_turn(const attn_grad *g, const chunk_task *x, const attn_cols *t
     return any;
 }
 
-static void bwd_columns(attn_bwd_tiles *f, const attn_grad *g, const chunk_task *x, const attn_cols *t, int64_t block) {
+/* What is to come: rows of dq of these columns, and what the next columns read. */
+static void bwd_fetch(fetch_list *f, const attn_grad *g, const chunk_task *x, const attn_cols *t,
+                      const attn_cols *next) {
+    int64_t steps = 0, step = wide_rows(t->ldw / VW);
+    for (int64_t s = 0; s <= t->run->range_count; s++) {
+        pl_key_range r = seen_rows(t->a, t->run, t->query[t->nc - 1], s, x->rows);
+        steps += r.count / step + (r.count + KEYS - 1) / KEYS * stairs_steps(t);
+    }
+    f->n = f->at = f->d = 0;
+    fetch_add(f, g->dq, t->a->q_stride, t);
+    if (next) {
+        fetch_add(f, g->d_o, t->a->o_stride, next);
+        fetch_add(f, g->o, t->a->o_stride, next);
+        fetch_add(f, g->q, t->a->q_stride, next);
+    }
+    fetch_share(f, steps);
+}
+
+static void bwd_columns(attn_bwd_tiles *f, const attn_grad *g, const chunk_task *x, const attn_cols *t, int64_t block,
+                        fetch_list *fetch) {
     const pl_attn_run *run = t->run;
     bool first_chunk = !bwd_turn(g, x, t, block), first = true;
     bwd_pack(f, g, t, first_chunk);
@@ -208,7 +228,7 @@ static void bwd_columns(attn_bwd_tiles *f, const attn_grad *g, const chunk_task 
             int64_t at = pl_cut(r.count, i, blocks), n = pl_cut(r.count, i + 1, blocks) - at;
             bool diagonal = own >= 0 && own + at + n - 1 > col_limit(t, 0);
             key_block b = {r.first + at - x->rows.first, n, diagonal ? own + at : -1};
-            bwd_block(f, t, &b, first);
+            bwd_block(f, t, &b, first, fetch);
         }
     }
     bwd_put_dq(f, g, t, first_chunk);
@@ -246,16 +266,13 @@ static bool block_next(attn_cols *t, int64_t *number, block_walk *w, const attn_
 static void bwd_columns_all(attn_bwd_tiles *f, const attn_grad *g, const chunk_task *x) {
     block_walk w = {x->tree->run0, 0, 0};
     attn_cols t, ahead;
+    fetch_list fetch;
     int64_t number, next = 0;
     bool more = block_next(&t, &number, &w, g, x);
     for (ring_tell(g, x->number, number); more; t = ahead, number = next) {
         more = block_next(&ahead, &next, &w, g, x);
-        if (more) {
-            cols_fetch(g->q, ahead.a->q_stride, &ahead);
-            cols_fetch(g->d_o, ahead.a->o_stride, &ahead);
-            cols_fetch(g->o, ahead.a->o_stride, &ahead);
-        }
-        bwd_columns(f, g, x, &t, number);
+        bwd_fetch(&fetch, g, x, &t, more ? &ahead : NULL);
+        bwd_columns(f, g, x, &t, number, &fetch);
         ring_tell(g, x->number, more ? next : PASSED - 1);
     }
 }
