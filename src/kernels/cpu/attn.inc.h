@@ -13,6 +13,8 @@
 #define MAX_COLUMNS 48   /* columns of a tile */
 #define TILE_FLOATS 6144 /* D in whole vectors * columns <= this */
 #define MAX_HEAD 256
+#define LOG2_E 1.44269504f /* scores are in units of ln 2 */
+#define LN_2 0.693147181f
 
 /* Tiles of queries and outputs stay in the second-level cache, and on a thread's stack. */
 static int64_t tile_columns(int64_t D) { return D <= 128 ? MAX_COLUMNS : 16; }
@@ -81,31 +83,58 @@ static void cols_pack(float *tile, float *wide, const float *x, int64_t stride, 
     }
 }
 
-/* Rows of columns that are asked for ahead, into the second-level cache: they lie in short pieces that the hardware
- * does not foresee. A few lines at a time between tiles of a product: all at once they would fill the queue of misses,
- * and the products would wait behind them. */
+/* What is asked for ahead, into the second-level cache: pieces of rows, that the hardware does not foresee. A few lines
+ * at a time between tiles of a product: all at once they would fill the queue of misses, and the products would wait
+ * behind them. Nothing is computed from it: it may be wrong. */
+typedef struct fetch_part {
+    const float *x;
+    int64_t rows, stride, width;
+} fetch_part;
+
 typedef struct fetch_list {
-    const float *row[4 * MAX_COLUMNS];
-    int64_t n, at, d, D; /* rows, the next one, the next number of it, its length */
-    int64_t lines;       /* at a time */
+    fetch_part part[12];
+    int64_t n, at, d;     /* parts, the one at hand, the place in its row */
+    int64_t total, lines; /* lines in all, at a time */
 } fetch_list;
 
-static void fetch_add(fetch_list *f, const float *x, int64_t stride, const attn_cols *t) {
-    for (int64_t lane = 0; lane < t->nc; lane++) f->row[f->n++] = x + col_offset(t, lane, stride);
-    f->D = t->a->D;
+static void fetch_clear(fetch_list *f) { f->n = f->at = f->d = f->total = 0; }
+
+static void fetch_add(fetch_list *f, const float *x, int64_t stride, int64_t rows, int64_t width) {
+    if (rows <= 0) return;
+    f->part[f->n++] = (fetch_part){x, rows, stride, width};
+    f->total += rows * ((width + 15) / 16);
 }
 
-/* All rows are to be asked for in so many calls. */
-static void fetch_share(fetch_list *f, int64_t calls) {
-    f->lines = (f->n * ((f->D + 15) / 16) + calls - 1) / PL_MAX(1, calls);
+/* The rows of a task's queries, all heads of its group. */
+static void fetch_cols(fetch_list *f, const float *x, int64_t stride, const attn_cols *t) {
+    int64_t first = t->query[0], width = t->G * t->a->D;
+    fetch_add(f, x + (t->run->q_first + first) * stride + t->g * width, stride, t->query[t->nc - 1] + 1 - first, width);
 }
+
+/* The keys or values that these queries are the first to see. */
+static void fetch_own(fetch_list *f, const float *x, const attn_cols *t) {
+    int64_t stride = t->a->kv_stride, first = col_limit(t, 0);
+    fetch_add(f, x + (t->run->own_first + first) * stride + t->g * t->a->D, stride, col_limit(t, t->nc - 1) + 1 - first,
+              t->a->D);
+}
+
+/* All of it is to be asked for in so many calls. */
+static void fetch_share(fetch_list *f, int64_t calls) { f->lines = (f->total + calls - 1) / PL_MAX(1, calls); }
 
 static void fetch_some(fetch_list *f) {
-    for (int64_t i = 0; i < f->lines && f->at < f->n; i++) {
-        v_fetch(f->row[f->at] + f->d);
-        f->d += 16;
-        if (f->d >= f->D) f->d = 0, f->at++;
+    int64_t left = f->lines, d = f->d;
+    for (; f->at < f->n && left > 0; f->at++, d = 0) {
+        fetch_part *p = f->part + f->at;
+        const float *x = p->x;
+        for (; left > 0 && p->rows > 0; left--) {
+            v_fetch(x + d);
+            d += 16;
+            if (d >= p->width) d = 0, x += p->stride, p->rows--;
+        }
+        p->x = x;
+        if (p->rows > 0) break;
     }
+    f->d = d;
 }
 
 static void cols_limits(float *limit, const attn_cols *t) {
@@ -187,25 +216,26 @@ static int64_t stairs_steps(const attn_cols *t) {
     return (t->nc + step - 1) / step;
 }
 
-/* Turns scores s [n][ld] of one vector of lanes, of which all see the first by_all, into exp(s - new maximum); updates
- * maximum and sum; returns exp(old - new). */
+/* Turns scores s [n][ld] of one vector of lanes, of which all see the first by_all, into 2^(s - new maximum); updates
+ * maximum and sum; returns 2^(old - new). */
 static vf softmax_lanes(float *s, int64_t ld, int64_t by_all, int64_t n, int64_t own, vf limit, float *max,
                         float *sum) {
     vf old = v_load(max), top = old, top2 = old;
-    for (int64_t j = by_all; j < n; j++) {
-        vf z = v_select(v_le(v_set((float)(own + j)), limit), v_load(s + j * ld), v_set(-INFINITY));
-        v_store(s + j * ld, z);
-    }
     int64_t j = 0;
-    for (; j + 2 <= n; j += 2) {
+    for (; j + 2 <= by_all; j += 2) {
         top = v_max(v_load(s + j * ld), top); /* a NaN is passed over; it shows in the sum */
         top2 = v_max(v_load(s + (j + 1) * ld), top2);
     }
-    if (j < n) top = v_max(v_load(s + j * ld), top);
+    if (j < by_all) top = v_max(v_load(s + j++ * ld), top);
+    for (; j < n; j++) {
+        vf z = v_select(v_le(v_set((float)(own + j)), limit), v_load(s + j * ld), v_set(-INFINITY));
+        v_store(s + j * ld, z);
+        top2 = v_max(z, top2);
+    }
     top = v_max(top, top2);
-    vf scale = v_exp(v_sub(old, top)), total = v_mul(v_load(sum), scale);
+    vf scale = v_exp2(v_sub(old, top)), total = v_mul(v_load(sum), scale);
     for (j = 0; j < n; j++) {
-        vf e = v_exp(v_sub(v_load(s + j * ld), top));
+        vf e = v_exp2(v_sub(v_load(s + j * ld), top));
         v_store(s + j * ld, e);
         total = v_add(total, e);
     }
@@ -259,11 +289,15 @@ static void fwd_task(float *o, float *lse, const float *q, const float *k, const
     attn_fwd_tiles f;
     fetch_list fetch;
     bool first = true;
-    fetch.n = fetch.at = fetch.d = 0;
-    fetch_add(&fetch, o, t->a->o_stride, t);
-    if (next) fetch_add(&fetch, q, t->a->q_stride, next);
+    fetch_clear(&fetch);
+    fetch_cols(&fetch, o, t->a->o_stride, t);
+    if (next) {
+        fetch_cols(&fetch, q, t->a->q_stride, next);
+        fetch_own(&fetch, k, next);
+        fetch_own(&fetch, v, next);
+    }
     fetch_share(&fetch, walk_count(t) * stairs_steps(t));
-    cols_pack(f.q, NULL, q, t->a->q_stride, t->a->scale, t);
+    cols_pack(f.q, NULL, q, t->a->q_stride, t->a->scale * LOG2_E, t);
     cols_limits(f.limit, t);
     for (int64_t lane = 0; lane < t->nv * VW; lane++) f.max[lane] = -INFINITY, f.sum[lane] = 0;
     for (key_walk w = {0}; walk_next(&w, t); first = false) fwd_block(&f, k, v, t, &w.b, first, &fetch);
@@ -271,7 +305,7 @@ static void fwd_task(float *o, float *lse, const float *q, const float *k, const
         vf inverse = v_set(1 / f.sum[lane]);
         float *y = o + col_offset(t, lane, t->a->o_stride);
         EACH_VECTOR(d, n, t->a->D) v_put(y + d, v_mul(inverse, v_load(f.o + lane * t->ldw + d)), n);
-        if (lse) lse[col_stat(t, lane)] = f.max[lane] + logf(f.sum[lane]);
+        if (lse) lse[col_stat(t, lane)] = f.max[lane] * LN_2 + logf(f.sum[lane]);
     }
 }
 

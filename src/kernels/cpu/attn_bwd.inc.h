@@ -19,7 +19,7 @@ typedef struct attn_grad {
     const float *d_o, *o, *lse, *q, *k, *v;
     const pl_attn *a;
     _Atomic int64_t *ring;
-    int64_t chunk_keys;
+    int64_t chunk_keys, threads;
     bool apart; /* trees are apart: see tree_next */
 } attn_grad;
 
@@ -115,13 +115,13 @@ typedef struct chunk_task {
     pl_key_range rows;
 } chunk_task;
 
-/* Scores and dP of keys [from, n) := P = exp(s - lse) and dS = P (dP - delta), 0 where a lane does not see the key. */
+/* Scores and dP of keys [from, n) := P = 2^(s - lse) and dS = P (dP - delta), 0 where a lane does not see the key. */
 INLINED void bwd_lanes(attn_bwd_tiles *f, int64_t ld, int64_t from, int64_t n, int64_t c, int64_t own,
                        const bool masked) {
     vf lse = v_load(f->lse + c), delta = v_load(f->delta + c), limit = v_load(f->limit + c);
     for (int64_t j = from; j < n; j++) {
         float *s = f->p + j * ld + c, *dp = f->ds + j * ld + c;
-        vf p = v_exp(v_sub(v_load(s), lse)), ds = v_mul(p, v_sub(v_load(dp), delta));
+        vf p = v_exp2(v_sub(v_load(s), lse)), ds = v_mul(p, v_sub(v_load(dp), delta));
         if (masked) {
             vm seen = v_le(v_set((float)(own + j)), limit);
             p = v_select(seen, p, v_zero()), ds = v_select(seen, ds, v_zero());
@@ -165,13 +165,13 @@ static void bwd_block(attn_bwd_tiles *f, const attn_cols *t, const key_block *b,
 /* delta = do . o, which the first task to meet a column computes. */
 static void bwd_pack(attn_bwd_tiles *f, const attn_grad *g, const attn_cols *t, bool first) {
     const pl_attn *a = t->a;
-    cols_pack(f->q_lanes, f->q, g->q, a->q_stride, a->scale, t);
+    cols_pack(f->q_lanes, f->q, g->q, a->q_stride, a->scale * LOG2_E, t);
     cols_pack(f->do_lanes, f->d_o, g->d_o, a->o_stride, 1.0f, t);
     cols_limits(f->limit, t);
     for (int64_t lane = 0; lane < t->nv * VW; lane++) {
         int64_t at = col_stat(t, lane), o = col_offset(t, lane, a->o_stride);
         if (first && lane < t->nc) g->delta[at] = sum_products(g->d_o + o, g->o + o, NULL, a->D);
-        f->lse[lane] = g->lse[at], f->delta[lane] = g->delta[at];
+        f->lse[lane] = g->lse[at] * LOG2_E, f->delta[lane] = g->delta[at];
     }
 }
 
@@ -198,6 +198,18 @@ static bool bwd_turn(const attn_grad *g, const chunk_task *x, const attn_cols *t
     return any;
 }
 
+/* Keys and values that this thread's next task is likely to read: of another head, or of as many rows of the next tree;
+ * a part of them with each block of columns. */
+static void fetch_next_keys(fetch_list *f, const attn_grad *g, const chunk_task *x, const attn_cols *t) {
+    const pl_attn *a = t->a;
+    int64_t head = x->g + g->threads, first = t->run->own_first + t->query[0];
+    int64_t rows = t->query[t->nc - 1] + 1 - t->query[0];
+    if (head >= a->KV) first += x->tree->row1 - x->tree->row0, head %= a->KV;
+    rows = PL_MIN(rows, a->T - first);
+    fetch_add(f, g->k + first * a->kv_stride + head * a->D, a->kv_stride, rows, a->D);
+    fetch_add(f, g->v + first * a->kv_stride + head * a->D, a->kv_stride, rows, a->D);
+}
+
 /* What is to come: rows of dq of these columns, and what the next columns read. */
 static void bwd_fetch(fetch_list *f, const attn_grad *g, const chunk_task *x, const attn_cols *t,
                       const attn_cols *next) {
@@ -206,13 +218,16 @@ static void bwd_fetch(fetch_list *f, const attn_grad *g, const chunk_task *x, co
         pl_key_range r = seen_rows(t->a, t->run, t->query[t->nc - 1], s, x->rows);
         steps += r.count / step + (r.count + KEYS - 1) / KEYS * stairs_steps(t);
     }
-    f->n = f->at = f->d = 0;
-    fetch_add(f, g->dq, t->a->q_stride, t);
+    fetch_clear(f);
+    fetch_cols(f, g->dq, t->a->q_stride, t);
     if (next) {
-        fetch_add(f, g->d_o, t->a->o_stride, next);
-        fetch_add(f, g->o, t->a->o_stride, next);
-        fetch_add(f, g->q, t->a->q_stride, next);
+        fetch_cols(f, g->d_o, t->a->o_stride, next);
+        fetch_cols(f, g->o, t->a->o_stride, next);
+        fetch_cols(f, g->q, t->a->q_stride, next);
     }
+    fetch_own(f, g->dk, t);
+    fetch_own(f, g->dv, t);
+    fetch_next_keys(f, g, x, t);
     fetch_share(f, steps);
 }
 
@@ -293,7 +308,7 @@ static void bwd_task(const attn_grad *g, const chunk_task *x) {
     for (int64_t j = 0; j < n; j++, at += a->kv_stride) {
         if (!f.mentioned[j]) continue;
         EACH_VECTOR(d, k, a->D) {
-            v_put(g->dk + at + d, v_load(f.dk + j * ldw + d), k);
+            v_put(g->dk + at + d, v_mul(v_set(LN_2), v_load(f.dk + j * ldw + d)), k); /* of q * LOG2_E */
             v_put(g->dv + at + d, v_load(f.dv + j * ldw + d), k);
         }
     }
@@ -321,12 +336,13 @@ static void attn_bwd_worker(const attn_grad *g, int64_t *next) {
 static void op_attn_bwd(float *dq, float *dk, float *dv, float *delta, const float *d_o, const float *o,
                         const float *lse, const float *q, const float *k, const float *v, const pl_attn *a) {
     _Atomic int64_t ring[RING];
-    attn_grad g = {dq, dk, dv, delta, d_o, o, lse, q, k, v, a, ring, 0, false};
+    attn_grad g = {dq, dk, dv, delta, d_o, o, lse, q, k, v, a, ring, 0, 1, false};
     int64_t next = 0;
     for (int64_t i = 0; i < RING; i++) atomic_init(ring + i, -1);
     g.chunk_keys = PL_MIN(CHUNK_KEYS, CHUNK_FLOATS / whole_vectors(a->D));
     g.apart = trees_apart(&g);
     if (attn_work(a) > ATTN_SERIAL && PL_LOOP_THREADS()) {
+        g.threads = omp_get_max_threads();
 #pragma omp parallel
         attn_bwd_worker(&g, &next);
     } else {

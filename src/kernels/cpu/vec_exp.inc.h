@@ -20,3 +20,16 @@ static inline vf v_exp_inside(vf x) {
 static inline vf v_exp(vf x) {
     return v_exp_inside(v_min(v_set(89.0f), v_max(v_set(EXP_LEAST), x))); /* constants first: NaN passes through */
 }
+
+/* 2^x for attention's probabilities, x <= 127, in 7 operations fewer: base 2 needs no ln 2 in two parts, and 2^r is a
+ * polynomial of degree 5 (minimax for the relative error: 9.2e-8, less than two ulp in all). NaN stays NaN, results
+ * below the smallest normal number are 0 or gradual as the unit is set; -infinity gives 0. */
+static inline vf v_exp2(vf x) {
+    x = v_max(v_set(-151.0f), x); /* the constant first: NaN passes through */
+    vf n = v_round(x), r = v_sub(x, n);
+    vf q = v_fma(r, v_set(1.326472731e-03f), v_set(9.671512991e-03f));
+    q = v_fma(q, r, v_set(5.550733581e-02f));
+    q = v_fma(q, r, v_set(2.402224243e-01f));
+    q = v_fma(q, r, v_set(6.931470037e-01f));
+    return v_scale2(v_fma(q, r, v_set(1.0f)), n);
+}
