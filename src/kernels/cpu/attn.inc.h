@@ -363,7 +363,7 @@ static void attn_worker(float *o, float *lse, const float *q, const float *k, co
     bool more = task_seek(&t, &cursor, a, task_take(next));
     while (more) {
         more = task_seek(&ahead, &cursor, a, task_take(next));
-            fwd_task(o, lse, q, k, v, &t, more ? &ahead : NULL);
+        fwd_task(o, lse, q, k, v, &t, more ? &ahead : NULL);
         t = ahead;
     }
 }

@@ -22,7 +22,7 @@ static inline vf v_exp(vf x) {
 }
 
 /* 2^x for attention's probabilities, x <= 127, in 7 operations fewer: base 2 needs no ln 2 in two parts, and 2^r is a
- * polynomial of degree 5 (minimax for the relative error: 9.2e-8, less than two ulp in all). NaN stays NaN, results
+ * polynomial of degree 5 (minimax for the relative error: 9.2e-8; measured: at most 2.03 ulp). NaN stays NaN, results
  * below the smallest normal number are 0 or gradual as the unit is set; -infinity gives 0. */
 static inline vf v_exp2(vf x) {
     x = v_max(v_set(-151.0f), x); /* the constant first: NaN passes through */
