@@ -342,7 +342,7 @@ static void op_attn_bwd(float *dq, float *dk, float *dv, float *delta, const flo
     g.chunk_keys = PL_MIN(CHUNK_KEYS, CHUNK_FLOATS / whole_vectors(a->D));
     g.apart = trees_apart(&g);
     if (attn_work(a) > ATTN_SERIAL && PL_LOOP_THREADS()) {
-        g.threads = omp_get_max_threads();
+        g.threads = PL_LOOP_TEAM();
 #pragma omp parallel
         attn_bwd_worker(&g, &next);
     } else {
