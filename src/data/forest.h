@@ -52,9 +52,9 @@ typedef struct pl_extent {
 typedef struct pl_forest {
     pl_forest_caps caps;
     int64_t T, nsegments, ntargets, nsequences, nranges, ntrees;
-    pl_extent
-        trained;  /* the part before the mismatched answers; all of it where there are none, or nothing is shared */
-    int32_t *ids; /* [T] */
+    /* The part before the mismatched answers; all of it where there are none, or nothing is shared. */
+    pl_extent trained;
+    int32_t *ids;         /* [T] */
     int64_t *position;    /* [T] */
     uint64_t *dropout_id; /* [T]: pair in the step << 40 | branch << 32 | position in the row (DECISIONS 4) */
     pl_segment *segments;

@@ -295,14 +295,7 @@ static void few_rows_part(const job *jobs, int n, const void *a, int64_t lda, in
     }
 }
 
-static int64_t team(const pl_gemm_blocks *g) {
-#ifdef _OPENMP
-    return g->alone ? 1 : omp_get_max_threads();
-#else
-    PL_UNUSED(g);
-    return 1;
-#endif
-}
+static int64_t team(const pl_gemm_blocks *g) { return g->alone ? 1 : PL_LOOP_TEAM(); }
 
 static int few_rows(const job *jobs, int n, pl_error *err) {
     const void *a;

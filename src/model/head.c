@@ -2,23 +2,12 @@
  * by tile; a tile of logits lives for a moment. See head.h for what is kept, docs/numerics.md for the arithmetic. */
 #include "model/head_tiles.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #include <string.h>
 
 #include "kernels/loop.h"
 #include "kernels/ref/ref.h"
 
 #define TAG "head"
-
-static int threads(void) {
-#ifdef _OPENMP
-    return PL_MIN(omp_get_max_threads(), PL_MAX_THREADS);
-#else
-    return 1;
-#endif
-}
 
 static int take_scratch(pl_head *h, const pl_head_spec *spec, pl_arena *arena, pl_error *err) {
     int64_t lane_rows = PL_MIN(pl_rows_padded(h->max_rows), PL_HEAD_ROWS);
@@ -41,7 +30,11 @@ out:
 int pl_head_take(pl_head *h, const pl_arch *a, const pl_backend *backend, const pl_head_spec *spec, pl_arena *arena,
                  pl_error *err) {
     int64_t R = pl_rows_padded(spec->max_rows) + PL_ROW_SLACK, N = spec->max_targets;
-    *h = (pl_head){.arch = a, .backend = *backend, .threads = threads(), .meet = 1, .training = spec->training};
+    *h = (pl_head){.arch = a,
+                   .backend = *backend,
+                   .threads = PL_MIN(PL_LOOP_TEAM(), PL_MAX_THREADS),
+                   .meet = 1,
+                   .training = spec->training};
     h->tile = PL_MIN(a->V, PL_HEAD_TILE * (spec->trained ? 2 : 1));
     h->max_rows = spec->max_rows;
     h->max_targets = N;

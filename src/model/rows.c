@@ -3,22 +3,13 @@
  * Most of a layer treats every token by itself. A thread takes its rows through a whole stretch of such work, block by
  * block, so that what one product writes the next one finds in the cache, and threads meet only where tokens meet:
  * before and after attention, and for the sums over tokens. */
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
+#include "kernels/loop.h"
 #include "kernels/ref/ref.h"
 #include "model/linear.h"
 
 enum { ROWS_PER_THREAD = 64 }; /* with fewer, threads share each product instead */
 
-static int threads(void) {
-#ifdef _OPENMP
-    return PL_MIN(omp_get_max_threads(), PL_MAX_THREADS);
-#else
-    return 1;
-#endif
-}
+static int threads(void) { return PL_MIN(PL_LOOP_TEAM(), PL_MAX_THREADS); }
 
 int pl_pass_lanes(const pl_decoder *d, int64_t T) {
     int n = threads();
