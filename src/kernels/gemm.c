@@ -8,6 +8,7 @@ struct pl_gemm {
     pl_gemm_blocks *fast;                  /* owned; NULL: the reference multiplies */
     pl_gemm_blocks *lanes[PL_MAX_THREADS]; /* owned, made when they are prepared */
     pl_cpu_level level;
+    atomic_bool told; /* that a product is slow */
 #endif
 };
 
@@ -18,7 +19,7 @@ int pl_gemm_new(pl_gemm **out, pl_cpu_level level, const pl_ops *ops, pl_error *
     g->ops = ops;
 #if PL_GEMM_HAS_DNNL
     g->level = level;
-    if (level != PL_CPU_GENERIC) PL_GO(rc, pl_gemm_blocks_new(&g->fast, level, false, err));
+    if (level != PL_CPU_GENERIC) PL_GO(rc, pl_gemm_blocks_new(&g->fast, level, false, &g->told, err));
 #else
     PL_UNUSED(level);
 #endif
@@ -52,6 +53,11 @@ static int check(const pl_gemm_call *c, pl_error *err) {
                        "matrix product: row strides %" PRId64 ", %" PRId64 ", %" PRId64 " too small for %" PRId64
                        " x %" PRId64 " x %" PRId64,
                        c->lda, c->ldb, c->ldc, c->m, c->n, c->k);
+    if (c->b_packed && (dw || c->lda != c->k || c->ldc != c->n)) /* oneDNN 2.6: plain loops */
+        return PL_FAIL(err, PL_E_SHAPE,
+                       "matrix product: packed weights want rows without gaps, not of %" PRId64 " and %" PRId64
+                       " for %" PRId64 " x %" PRId64 " x %" PRId64,
+                       c->lda, c->ldc, c->m, c->n, c->k);
     if (!dw && !c->b_packed && !stored_float(c->b_type))
         return PL_FAIL(err, PL_E_UNSUPPORTED, "matrix product over weights stored as %s", pl_dtype_name(c->b_type));
     return 0;
@@ -63,7 +69,7 @@ int pl_gemm_prepare(pl_gemm *g, const pl_gemm_call *shape, pl_error *err) {
 #if PL_GEMM_HAS_DNNL
     if (g->fast && shape->lane == 0) return pl_gemm_blocks_prepare(g->fast, shape, err);
     for (int i = 0; rc == 0 && g->fast && i < shape->lane; i++) {
-        if (!g->lanes[i]) rc = pl_gemm_blocks_new(&g->lanes[i], g->level, true, err);
+        if (!g->lanes[i]) rc = pl_gemm_blocks_new(&g->lanes[i], g->level, true, &g->told, err);
         if (rc == 0) rc = pl_gemm_blocks_prepare(g->lanes[i], shape, err);
     }
 #endif

@@ -40,7 +40,7 @@ typedef struct pl_gemm_call {
     int64_t ldc;
     int lane;      /* 0: all threads share the product; from 1: the calling thread alone, with that lane's scratch */
     bool same_a;   /* A is that of the lane's last product (Y, all of it in one block): it need not be rounded again */
-    bool b_packed; /* Y and DX: b is what pl_gemm_pack made of B; b_type and ldb say nothing */
+    bool b_packed; /* Y and DX: b is what pl_gemm_pack made of B; b_type and ldb say nothing; lda = k, ldc = n */
 } pl_gemm_call;
 
 #ifndef PL_GEMM_LANE_ROWS

@@ -43,11 +43,12 @@ typedef struct job {
     bool convert_a, convert_b;
 } job;
 
-int pl_gemm_blocks_new(pl_gemm_blocks **out, pl_cpu_level level, bool alone, pl_error *err) {
+int pl_gemm_blocks_new(pl_gemm_blocks **out, pl_cpu_level level, bool alone, atomic_bool *told, pl_error *err) {
     int rc;
     pl_gemm_blocks *g = NULL;
     PL_GO(rc, PL_NEW(&g, 1, err));
     PL_GO(rc, pl_dnnl_new(&g->dnnl, level, alone, err));
+    pl_dnnl_share_told(g->dnnl, told);
     for (int bf16 = 0; bf16 < 2; bf16++) g->packs[bf16] = pl_dnnl_takes_packed(g->dnnl, bf16);
     g->tile_elems = alone ? TILE_ELEMS_ALONE : TILE_ELEMS;
     g->alone = alone;

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "plumb/log.h"
+
 #include "oneapi/dnnl/dnnl.h"
 
 enum { PRIMITIVE_BYTES = 112 * 1024 }; /* measured: code and descriptors of one matmul */
@@ -23,6 +25,7 @@ struct pl_dnnl {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     bool native_bf16, alone;
+    atomic_bool own_told, *told; /* that a product is slow */
     char name[24];
     primitive *list;
     int64_t count, capacity;
@@ -93,6 +96,7 @@ int pl_dnnl_new(pl_dnnl **out, pl_cpu_level level, bool alone, pl_error *err) {
     PL_GO(rc, PL_NEW(&d, 1, err));
     limit_level(level);
     d->alone = alone;
+    d->told = &d->own_told;
     DNNL_GO(rc, dnnl_engine_create(&d->engine, dnnl_cpu, 0), err);
     DNNL_GO(rc, dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags), err);
     unsigned have = (unsigned)dnnl_get_effective_cpu_isa(), want = (unsigned)dnnl_cpu_isa_avx512_core_bf16;
@@ -126,6 +130,7 @@ void pl_dnnl_free(pl_dnnl *d) {
 
 const char *pl_dnnl_name(const pl_dnnl *d) { return d->name; }
 bool pl_dnnl_native_bf16(const pl_dnnl *d) { return d->native_bf16; }
+void pl_dnnl_share_told(pl_dnnl *d, atomic_bool *told) { d->told = told; }
 
 size_t pl_dnnl_bytes(const pl_dnnl *d) {
     return sizeof *d + (size_t)d->capacity * sizeof *d->list + (size_t)d->slots * sizeof *d->table + d->scratch_bytes +
@@ -224,6 +229,28 @@ static int threads_for(bool alone, int restore) {
 #endif
 }
 
+static const char *implementation(const_dnnl_primitive_desc_t pd) {
+    const char *name = NULL;
+    return dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name) == dnnl_success && name ? name
+                                                                                                             : "";
+}
+
+/* oneDNN takes any layout, and multiplies those that it has no kernel for by plain loops, a hundred times slower.
+ * Providers are made for AVX2 and better, where nothing that plumb asks for should be of these. */
+static void warn_of_loops(pl_dnnl *d, const_dnnl_primitive_desc_t pd, const pl_dnnl_shape *s) {
+    const char *name = implementation(pd);
+    if (!strstr(name, "ref") || atomic_exchange(d->told, true)) return;
+    pl_log(PL_LOG_WARN,
+           "%s multiplies %" PRId64 " x %" PRId64 " x %" PRId64 " (%s, rows of %" PRId64 ", %" PRId64 ", %" PRId64
+           "%s%s%s) by plain loops (%s), which is very slow; other shapes may be so, too",
+           d->name, s->m, s->n, s->k, s->bf16 ? "bf16" : "f32", s->lda, s->ldb, s->ldc,
+           s->a_cols ? ", A transposed" : "",
+           s->b_packed ? ", B packed"
+           : s->b_cols ? ", B transposed"
+                       : "",
+           s->accumulate ? ", added" : "", name);
+}
+
 static int primitive_make(pl_dnnl *d, primitive *p, const pl_dnnl_shape *s, size_t *scratch_bytes, pl_error *err) {
     int rc;
     desc a, b, c;
@@ -237,6 +264,7 @@ static int primitive_make(pl_dnnl *d, primitive *p, const pl_dnnl_shape *s, size
     DNNL_GO(rc, b_matrix(&b, s, type), err);
     DNNL_GO(rc, matrix(&c, s->m, s->n, s->ldc, false, dnnl_f32), err);
     DNNL_GO(rc, matmul_desc(&pd, d->engine, &a, &b, &c, attr), err);
+    warn_of_loops(d, pd, s);
     DNNL_GO(rc, dnnl_primitive_create(&p->p, pd), err);
     DNNL_GO(rc, dnnl_memory_create(&p->a, desc_of(&a), d->engine, DNNL_MEMORY_NONE), err);
     DNNL_GO(rc, dnnl_memory_create(&p->b, desc_of(&b), d->engine, DNNL_MEMORY_NONE), err);
@@ -263,13 +291,11 @@ bool pl_dnnl_takes_packed(pl_dnnl *d, bool bf16) {
     dnnl_primitive_desc_t pd = NULL;
     pl_dnnl_shape s = {.m = PL_PACK_ROWS, .n = PL_PACK_ROWS, .k = PL_PACK_ROWS, .b_packed = 1};
     dnnl_data_type_t type = bf16 ? dnnl_bf16 : dnnl_f32;
-    const char *name = NULL;
     if (bf16 && !d->native_bf16) return false;
     bool ok = attr_make(&attr, false, NULL) == 0 && matrix(&a, s.m, s.k, s.k, false, type) == dnnl_success &&
               b_matrix(&b, &s, type) == dnnl_success && matrix(&c, s.m, s.n, s.n, false, dnnl_f32) == dnnl_success &&
               matmul_desc(&pd, d->engine, &a, &b, &c, attr) == dnnl_success &&
-              dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name) == dnnl_success;
-    ok = ok && strncmp(name, "brg", 3) == 0;
+              strncmp(implementation(pd), "brg", 3) == 0;
     if (pd) dnnl_primitive_desc_destroy(pd);
     if (attr) dnnl_primitive_attr_destroy(attr);
     desc_release(&a), desc_release(&b), desc_release(&c);

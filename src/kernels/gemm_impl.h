@@ -2,6 +2,8 @@
 #ifndef PL_GEMM_IMPL_H
 #define PL_GEMM_IMPL_H
 
+#include <stdatomic.h>
+
 #include "kernels/gemm.h"
 
 #if defined(PLUMB_DNNL) && !defined(PL_REAL_IS_DOUBLE)
@@ -53,6 +55,9 @@ typedef struct pl_dnnl_shape {
 /* alone: its products run in the calling thread. */
 int pl_dnnl_new(pl_dnnl **out, pl_cpu_level level, bool alone, pl_error *err);
 void pl_dnnl_free(pl_dnnl *d);
+/* Products that oneDNN multiplies by plain loops are slow: a line of the log names the first one that is made. With a
+ * `told` (borrowed) that several share, the first of all. */
+void pl_dnnl_share_told(pl_dnnl *d, atomic_bool *told);
 /* Makes the primitive unless it is there, and multiplies unless c is NULL. */
 int pl_dnnl_multiply(pl_dnnl *d, const pl_dnnl_shape *shape, const void *a, const void *b, float *c, pl_error *err);
 size_t pl_dnnl_bytes(const pl_dnnl *d);
@@ -64,7 +69,7 @@ bool pl_dnnl_takes_packed(pl_dnnl *d, bool bf16);
 /* gemm_blocks.c: a call cut into blocks of tokens and tiles of weights, converted where needed, each given to oneDNN;
  * and the products with few rows. */
 typedef struct pl_gemm_blocks pl_gemm_blocks;
-int pl_gemm_blocks_new(pl_gemm_blocks **out, pl_cpu_level level, bool alone, pl_error *err);
+int pl_gemm_blocks_new(pl_gemm_blocks **out, pl_cpu_level level, bool alone, atomic_bool *told, pl_error *err);
 void pl_gemm_blocks_free(pl_gemm_blocks *b);
 int pl_gemm_blocks_prepare(pl_gemm_blocks *b, const pl_gemm_call *shape, pl_error *err);
 int pl_gemm_blocks_run(pl_gemm_blocks *b, const pl_gemm_call *calls, int n, pl_error *err); /* pl_gemm_run_all */

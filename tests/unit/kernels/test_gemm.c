@@ -15,7 +15,8 @@
 
 #include "base/rng.h"
 #include "kernels/convert.h"
-#include "kernels/gemm.h"
+#include "kernels/gemm_impl.h"
+#include "plumb/log.h"
 #include "unit/alloc_hook.h"
 
 static const uint64_t seed = 20261121;
@@ -183,7 +184,8 @@ static void run_checked_in(pl_gemm_call c, int64_t pad, int64_t step) {
     free(packed);
 }
 
-/* By all threads, and (what fits a lane) by this thread alone in the second of two lanes; and both with B packed. */
+/* By all threads, and (what fits a lane) by this thread alone in the second of two lanes; and both with B packed, which
+ * rows with gaps cannot be. */
 static void run_checked(pl_gemm_call c, int64_t pad, int64_t step) {
     run_checked_in(c, pad, step);
     c.lane = 2;
@@ -191,9 +193,9 @@ static void run_checked(pl_gemm_call c, int64_t pad, int64_t step) {
     if (pl_gemm_packed_bytes(gemm, &c) == 0) return;
     packed_products++;
     c.b_packed = true;
-    if (c.m <= PL_GEMM_LANE_ROWS) run_checked_in(c, pad, step);
+    if (c.m <= PL_GEMM_LANE_ROWS) run_checked_in(c, 0, step);
     c.lane = 0;
-    run_checked_in(c, pad, step);
+    run_checked_in(c, 0, step);
 }
 
 static const pl_dtype types[] = {PL_F32, PL_F16, PL_BF16};
@@ -308,6 +310,83 @@ static void test_bad_calls(void **state) {
     assert_int_equal(pl_gemm_run(gemm, &bad, &err), PL_E_SHAPE);
     bad = good, bad.b_type = PL_I8;
     assert_int_equal(pl_gemm_run(gemm, &bad, &err), PL_E_UNSUPPORTED);
+}
+
+/* Packed weights are for rows without gaps, whatever multiplies. */
+static void test_packed_rows_with_gaps(void **state) {
+    (void)state;
+    float x[64] = {0};
+    pl_error err;
+    const pl_gemm_call good = {
+        .m = 1, .n = 8, .k = 8, .a = x, .lda = 8, .b = x, .b_type = PL_F32, .c = x, .ldc = 8, .b_packed = true};
+    for (int kind = PL_GEMM_Y; kind <= PL_GEMM_DW; kind++)
+        for (int gap = 0; gap < 2; gap++)
+            for (int bf16 = 0; bf16 < 2; bf16++) {
+                pl_gemm_call bad = good;
+                bad.kind = (pl_gemm_kind)kind, bad.bf16 = bf16;
+                *(gap ? &bad.lda : &bad.ldc) = 9;
+                assert_int_equal(pl_gemm_prepare(gemm, &bad, &err), PL_E_SHAPE);
+                assert_non_null(strstr(err.text, "without gaps"));
+                assert_int_equal(pl_gemm_run(gemm, &bad, &err), PL_E_SHAPE);
+                assert_int_equal(pl_gemm_run_all(gemm, &bad, 1, &err), PL_E_SHAPE);
+            }
+}
+
+#if PL_GEMM_HAS_DNNL
+static int slow_lines;
+static char slow_line[512];
+
+static void on_slow(void *user, pl_log_level warn, const char *text) {
+    (void)user;
+    assert_int_equal(warn, PL_LOG_WARN);
+    slow_lines++;
+    snprintf(slow_line, sizeof slow_line, "%s", text);
+}
+
+/* Lines of the log about products of 64 x 64 x 64 that are made (not multiplied): rows of C without gaps, then with. */
+static void name_slow(int plain[2], int packed[2], bool bf16) {
+    pl_dnnl *d = NULL;
+    pl_dnnl_shape s = {.m = 64, .n = 64, .k = 64, .lda = 64, .ldb = 64, .b_cols = 1, .bf16 = bf16};
+    slow_lines = 0;
+    assert_int_equal(pl_dnnl_new(&d, level, false, NULL), 0);
+    for (int gap = 0; gap < 2; gap++) {
+        s.ldc = 64 + gap;
+        assert_int_equal(pl_dnnl_multiply(d, &s, NULL, NULL, NULL, NULL), 0);
+        plain[gap] = slow_lines;
+    }
+    s.b_packed = 1, s.b_cols = 0;
+    for (int gap = pl_dnnl_takes_packed(d, bf16) ? 0 : 1; gap < 2; gap++) {
+        for (s.ldc = 64 + gap; s.ldc <= 64 + 2 * gap; s.ldc++)
+            assert_int_equal(pl_dnnl_multiply(d, &s, NULL, NULL, NULL, NULL), 0);
+        packed[gap] = slow_lines;
+    }
+    pl_dnnl_free(d);
+}
+#endif
+
+/* What oneDNN would multiply by plain loops is said, once, with its shape. */
+static void test_slow_products_are_named(void **state) {
+    (void)state;
+#if PL_GEMM_HAS_DNNL
+    if (level == PL_CPU_GENERIC) skip();
+    pl_log_set(on_slow, NULL);
+    for (int bf16 = 0; bf16 <= pl_gemm_native_bf16(gemm); bf16++) {
+        int plain[2], packed[2] = {0};
+        name_slow(plain, packed, bf16);
+        printf("%d: %s\n", slow_lines, slow_lines ? slow_line : "");
+        assert_int_equal(plain[0], 0);
+        assert_int_equal(plain[1], 0);
+        assert_int_equal(packed[0], 0);
+        if (strncmp(pl_gemm_name(gemm), "oneDNN 2.", 9) == 0) assert_int_equal(packed[1], 1); /* 3.x may be fast */
+        assert_true(packed[1] <= 1);
+        const char *says = bf16 ? "64 x 64 x 64 (bf16, rows of 64, 64, 65, B packed)"
+                                : "64 x 64 x 64 (f32, rows of 64, 64, 65, B packed)";
+        if (packed[1]) assert_non_null(strstr(slow_line, says));
+    }
+    pl_log_set(NULL, NULL);
+#else
+    skip();
+#endif
 }
 
 /* Equal calls give equal bits, and what was prepared runs without an allocation of ours, for any smaller token count.
@@ -451,12 +530,20 @@ int main(void) {
     pl_ops_init(&ops, level);
     if (pl_gemm_new(&gemm, level, &ops, &err)) return printf("%s\n", err.text), 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names),       cmocka_unit_test(test_comparison_can_fail),
-        cmocka_unit_test(test_odd_shapes),  cmocka_unit_test(test_packed),
-        cmocka_unit_test(test_many_tokens), cmocka_unit_test(test_tiles),
-        cmocka_unit_test(test_nan_shows),   cmocka_unit_test(test_no_tokens_and_no_terms),
-        cmocka_unit_test(test_bad_calls),   cmocka_unit_test(test_prepared),
-        cmocka_unit_test(test_lanes),       cmocka_unit_test(test_failing_allocations),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_comparison_can_fail),
+        cmocka_unit_test(test_odd_shapes),
+        cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_many_tokens),
+        cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_nan_shows),
+        cmocka_unit_test(test_no_tokens_and_no_terms),
+        cmocka_unit_test(test_bad_calls),
+        cmocka_unit_test(test_prepared),
+        cmocka_unit_test(test_packed_rows_with_gaps),
+        cmocka_unit_test(test_slow_products_are_named),
+        cmocka_unit_test(test_lanes),
+        cmocka_unit_test(test_failing_allocations),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     pl_gemm_free(gemm);
