@@ -63,21 +63,47 @@ static bool scan_number(scan *t) {
     return true;
 }
 
-static bool is_hex(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }
+static int hex_value(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* The 16 bits of the \u escape at s[at]; -1: there is none, or it lacks its four hex digits. */
+static int32_t unit_at(const scan *t, size_t at) {
+    int32_t unit = 0;
+    if (t->n - at < 6 || t->s[at] != '\\' || t->s[at + 1] != 'u') return -1;
+    for (size_t k = 2; k < 6; k++) {
+        int digit = hex_value(t->s[at + k]);
+        if (digit < 0) return -1;
+        unit = unit * 16 + digit;
+    }
+    return unit;
+}
+
+/* At \u. Half of a surrogate pair is no character: json-c would put U+FFFD in its place, silently other data; Python
+ * keeps it, and Hugging Face's tokenizers then refuse the text. */
+static bool scan_unit(scan *t, bool *nul) {
+    int32_t unit = unit_at(t, t->i);
+    if (unit < 0) return refuse(t, "a \\u escape needs four hex digits");
+    if (unit == 0) *nul = true;
+    if (unit >= 0xD800 && unit <= 0xDFFF) {
+        int32_t low = unit < 0xDC00 ? unit_at(t, t->i + 6) : -1;
+        if (low < 0xDC00 || low > 0xDFFF)
+            return refuse(t, "half of a surrogate pair is no character (\\ud800-\\udbff and \\udc00-\\udfff only count "
+                             "together)");
+        t->i += 6;
+    }
+    t->i += 6;
+    return true;
+}
 
 /* At a backslash. */
 static bool scan_escape(scan *t, bool *nul) {
     char c = t->n - t->i >= 2 ? t->s[t->i + 1] : 0;
     if (c == 0 || !strchr("\"\\/bfnrtu", c)) return refuse(t, "an unknown escape");
-    if (c != 'u') {
-        t->i += 2;
-        return true;
-    }
-    if (t->n - t->i < 6) return refuse(t, "a \\u escape needs four hex digits");
-    for (int k = 2; k < 6; k++)
-        if (!is_hex(t->s[t->i + (size_t)k])) return refuse(t, "a \\u escape needs four hex digits");
-    if (memcmp(t->s + t->i + 2, "0000", 4) == 0) *nul = true;
-    t->i += 6;
+    if (c == 'u') return scan_unit(t, nul);
+    t->i += 2;
     return true;
 }
 

@@ -28,7 +28,8 @@ static void values(void **state) {
     pl_json *o = parse(
         " {\"i\": -9007199254740993, \"big\": 123456789012345678901, \"d\": 1e-3, \"n\": null, \"t\": true, \"f\": "
         "false,"
-        "\"s\": \"a\\u0000\\u00e9\\ud83d\\ude00\\ud800x\", \"nan\": NaN, \"inf\": -Infinity, \"a\": [1, [2], {}]} \n");
+        "\"s\": \"a\\u0000\\u00e9\\ud83d\\ude00\\ud800\\udc00\\uDBFF\\uDFFFx\", \"nan\": NaN, \"inf\": -Infinity, "
+        "\"a\": [1, [2], {}]} \n");
     assert_int_equal(pl_json_kind_of(o), PL_J_OBJECT);
     assert_int_equal(pl_json_len(o), 10);
     assert_true(pl_json_int(pl_json_get(o, "i")) == -9007199254740993);
@@ -41,8 +42,8 @@ static void values(void **state) {
     assert_true(pl_json_bool(pl_json_get(o, "t")) && !pl_json_bool(pl_json_get(o, "f")));
     size_t n = 0;
     const char *s = pl_json_string(pl_json_get(o, "s"), &n);
-    assert_int_equal(n, 12);
-    assert_memory_equal(s, "a\0\xC3\xA9\xF0\x9F\x98\x80\xEF\xBF\xBDx", 12); /* a lone surrogate is replaced */
+    assert_int_equal(n, 17);
+    assert_memory_equal(s, "a\0\xC3\xA9\xF0\x9F\x98\x80\xF0\x90\x80\x80\xF4\x8F\xBF\xBFx", 17);
     assert_true(isnan(pl_json_double(pl_json_get(o, "nan"))));
     assert_true(isinf(pl_json_double(pl_json_get(o, "inf"))));
     pl_json *a = pl_json_get(o, "a");
@@ -112,6 +113,18 @@ static void refused(void **state) {
         {"\"a\\x\"", "an unknown escape"},
         {"\"\\u12g4\"", "four hex digits"},
         {"\"\\u12", "four hex digits"},
+        {"\"ab\\ud800x\"", "column 4: half of a surrogate pair"}, /* json-c: U+FFFD */
+        {"\"\\ud800\"", "half of a surrogate pair"},
+        {"\"\\uDBFF\\n\"", "half of a surrogate pair"},
+        {"\"\\ud83d\\ud83d\\ude00\"", "column 2: half of a surrogate pair"},
+        {"\"\\ud83d\\ude00\\ude00\"", "column 14: half of a surrogate pair"},
+        {"\"\\udc00\\ud800\"", "column 2: half of a surrogate pair"},
+        {"\"\\ud83d\\ue000\"", "half of a surrogate pair"},
+        {"\"\\ud83d\\u00e9\"", "half of a surrogate pair"},
+        {"\"\\ud83d\\\\ude00\"", "half of a surrogate pair"}, /* a backslash and five letters */
+        {"\"\\ud83d\\ude0", "half of a surrogate pair"},
+        {"\"\\ud83d", "half of a surrogate pair"},
+        {"{\"\\udfff\": 1}", "half of a surrogate pair"},
         {"\"a\tb\"", "control character"},
         {"\"\xC3(\"", "column 2: bytes that are not UTF-8"},
         {"\"\xED\xA0\x80\"", "not UTF-8"},

@@ -115,6 +115,7 @@ static void names_what_is_wrong(void **state) {
         {"{\"k\": \"a\"} x", ":2", false},
         {"{\"k\": \"a\", \"k\": \"b\"}", ":2", false},
         {"{\"k\": \"\xFF\"}", ":2", false},
+        {"{\"k\": \"a\\ud800\"}", ":2: line 1, column 9: half of a surrogate pair", false},
         {"{\"k\": \"1 2\"}", "\"k\" is ", true},
         {"{\"k\": [1, -1]}", "\"k\"[1] is no token id", true},
         {"{\"k\": [1.0]}", "\"k\"[0] is no token id", true},
