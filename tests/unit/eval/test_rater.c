@@ -12,22 +12,13 @@
 
 #include <cmocka.h>
 
-#include "base/file.h"
-#include "base/json.h"
 #include "model/machine.h"
 #include "plumb/reward.h"
 #include "unit/alloc_hook.h"
+#include "unit/shared.h"
 
 #define MODEL PLUMB_TEST_DIR "/golden/trl/reward"
 #define ROWS "rater_rows.jsonl"
-#define MUST(call)                                                                                                     \
-    do {                                                                                                               \
-        pl_error must_err = {0};                                                                                       \
-        pl_error *err = &must_err;                                                                                     \
-        if (call) fail_msg("%s", must_err.text);                                                                       \
-    } while (0)
-
-static pl_machine *machine;
 
 static pl_rate_options options_for(const char *rows) {
     MUST(pl_file_write(ROWS, rows, strlen(rows), err));
@@ -207,21 +198,8 @@ static void memory(void **state) {
     unlink(ROWS);
 }
 
-static int setup(void **state) {
-    (void)state;
-    pl_machine_options o = {.threads = 1};
-    MUST(pl_machine_new(&machine, &o, err));
-    return 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    pl_machine_free(machine);
-    return 0;
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(forms_agree), cmocka_unit_test(prompts_are_shared),
                                        cmocka_unit_test(best_of), cmocka_unit_test(states), cmocka_unit_test(memory)};
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, machine_setup_1, machine_teardown);
 }

@@ -11,30 +11,13 @@
 
 #include <cmocka.h>
 
-#include "base/file.h"
-#include "base/json.h"
 #include "plumb/score.h"
 #include "unit/alloc_hook.h"
+#include "unit/shared.h"
 
-#define MUST(call)                                                                                                     \
-    do {                                                                                                               \
-        pl_error must_err;                                                                                             \
-        pl_error *err = &must_err;                                                                                     \
-        if ((call) != 0) fail_msg("%s: %s", #call, must_err.text);                                                     \
-    } while (0)
 #define NEAR(x, y, tol)                                                                                                \
     if (!(fabs((x) - (y)) <= (tol))) fail_msg("%s = %.17g, want %.17g", #x, (double)(x), (double)(y))
 #define MAX_ROWS 32
-
-static pl_machine *machine;
-
-static const char *golden(const char *name) {
-    static char paths[8][512];
-    static int next;
-    char *path = paths[next++ % 8];
-    snprintf(path, sizeof paths[0], "%s/golden/%s", PLUMB_TEST_DIR, name);
-    return path;
-}
 
 static pl_score_options options_of(const char *model, const char *data) {
     return (pl_score_options){.model_name_or_path = golden(model),
@@ -361,23 +344,10 @@ static void test_failing_allocations(void **state) {
     MUST(pl_dir_remove(dir, err));
 }
 
-static int setup(void **state) {
-    (void)state;
-    pl_machine_options o = {.threads = 2};
-    MUST(pl_machine_new(&machine, &o, err));
-    return 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    pl_machine_free(machine);
-    return 0;
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_trl),       cmocka_unit_test(test_cuts),   cmocka_unit_test(test_same_reference),
         cmocka_unit_test(test_rewards),   cmocka_unit_test(test_rows),   cmocka_unit_test(test_json),
         cmocka_unit_test(test_eval_json), cmocka_unit_test(test_errors), cmocka_unit_test(test_failing_allocations)};
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, machine_setup_2, machine_teardown);
 }

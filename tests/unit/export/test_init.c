@@ -13,23 +13,9 @@
 #include "model/model.h"
 #include "plumb/init.h"
 #include "plumb/tokenizer.h"
-
-#define MUST(call)                                                                                                     \
-    do {                                                                                                               \
-        pl_error must_err;                                                                                             \
-        pl_error *err = &must_err;                                                                                     \
-        if ((call) != 0) fail_msg("%s: %s", #call, must_err.text);                                                     \
-    } while (0)
+#include "unit/shared.h"
 
 static char root[] = "/tmp/plumb-init-XXXXXX";
-
-static const char *golden(const char *name) {
-    static char paths[4][512];
-    static int next;
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s/golden/%s", PLUMB_TEST_DIR, name);
-    return path;
-}
 
 static const char *below(const char *name) {
     static char paths[4][128];

@@ -1,5 +1,3 @@
-#include "unit/gen/fixture.h"
-
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,25 +6,12 @@
 
 #include <cmocka.h>
 
-const char *golden(const char *name) {
-    static char paths[4][512];
-    static int next;
-    char *path = paths[next++ % 4];
-    snprintf(path, sizeof paths[0], "%s/golden/%s", PLUMB_TEST_DIR, name);
-    return path;
-}
+#include "unit/gen/fixture.h"
 
 pl_json *golden_json(const char *name) {
     pl_json *json = NULL;
     MUST(pl_json_load(&json, golden(name), (size_t)8 << 20, err));
     return json;
-}
-
-pl_machine *machine_of(const char *cpu, int64_t threads) {
-    pl_machine *m = NULL;
-    pl_machine_options o = {.cpu = cpu, .threads = threads};
-    MUST(pl_machine_new(&m, &o, err));
-    return m;
 }
 
 int64_t read_ids(int32_t *out, int64_t most, const pl_json *list) {

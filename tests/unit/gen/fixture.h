@@ -1,21 +1,11 @@
-/* fixture.h: paths, golden JSON and a collector of completions for the tests of generation. */
+/* fixture.h: golden JSON and a collector of completions for the tests of generation. */
 #ifndef GEN_FIXTURE_H
 #define GEN_FIXTURE_H
 
-#include "base/json.h"
 #include "plumb/generate.h"
+#include "unit/shared.h"
 
-#define MUST(call)                                                                                                     \
-    do {                                                                                                               \
-        pl_error must_err;                                                                                             \
-        pl_error *err = &must_err;                                                                                     \
-        if ((call) != 0) fail_msg("%s: %s", #call, must_err.text);                                                     \
-    } while (0)
-
-/* Path below tests/golden; valid until the next four calls. */
-const char *golden(const char *name);
 pl_json *golden_json(const char *name);
-pl_machine *machine_of(const char *cpu, int64_t threads);
 /* Ids of a JSON list into out; their number. */
 int64_t read_ids(int32_t *out, int64_t most, const pl_json *list);
 

@@ -11,7 +11,6 @@
 
 #include <cmocka.h>
 
-#include "base/file.h"
 #include "gen/generator.h"
 #include "unit/alloc_hook.h"
 #include "unit/gen/fixture.h"
@@ -22,7 +21,6 @@
  * rounding boundary may fall on either side, which moves one operand by 2^-8 of itself, and what follows from it. */
 #define BF16_TOLERANCE 3e-2
 
-static pl_machine *machine;
 static collector one, two;
 
 typedef struct prompt_list {
@@ -474,18 +472,6 @@ static void test_line(void **state) {
                "\"ids\":[7,0],\"logps\":[-0.5,-0.10000000149011612]}\n");
 }
 
-static int setup(void **state) {
-    (void)state;
-    machine = machine_of(NULL, 1);
-    return 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    pl_machine_free(machine);
-    return 0;
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_greedy_goldens), cmocka_unit_test(test_adapters_and_bf16),
@@ -494,5 +480,5 @@ int main(void) {
         cmocka_unit_test(test_stop),           cmocka_unit_test(test_options),
         cmocka_unit_test(test_errors),         cmocka_unit_test(test_failing_allocations),
         cmocka_unit_test(test_prompts),        cmocka_unit_test(test_line)};
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, machine_setup_1, machine_teardown);
 }

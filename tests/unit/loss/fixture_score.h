@@ -14,6 +14,7 @@
 
 #include "loss/objective.h"
 #include "model/worker.h"
+#include "unit/shared.h"
 
 #define SCORE_PAIRS 8
 
@@ -32,13 +33,6 @@ typedef struct score_fixture {
     pl_loss_params params;
     int64_t per_batch; /* pairs of a micro-batch; 0: all together */
 } score_fixture;
-
-#define MUST(call)                                                                                                     \
-    do {                                                                                                               \
-        pl_error must_err = {0};                                                                                       \
-        pl_error *err = &must_err;                                                                                     \
-        if (call) fail_msg("%s", must_err.text);                                                                       \
-    } while (0)
 
 /* The model and the pairs of tests/golden/score/<adapter or model>/reward.json. adapter may be NULL. */
 void score_open(score_fixture *f, const char *model, const char *adapter, bool recompute);

@@ -11,14 +11,12 @@
 
 #include <cmocka.h>
 
-#include "base/file.h"
 #include "model/machine.h"
-#include "plumb/train.h"
 #include "unit/alloc_hook.h"
+#include "unit/shared.h"
 
 #define GOLDEN PLUMB_TEST_DIR "/golden/trl/"
 #define DEMO PLUMB_TEST_DIR "/../demo/"
-#define MAX_ARGS 48
 
 /* What to break on purpose in the third step. */
 typedef enum mutation { NOTHING, ALLOCATE, MAKE_PRIMITIVE } mutation;
@@ -55,31 +53,12 @@ static int plant(void *user) {
     return 0;
 }
 
-/* Runs a command whose options are one string, words parted by spaces, at a level, or at PLUMB_CPU's without one. */
+/* Watches a command (unit/shared.h, train_words) at a level, or at PLUMB_CPU's without one. */
 static watch train(const char *command, const char *words, int64_t threads, const char *cpu, mutation planted) {
-    char dir[] = "/tmp/plumb-alloc-XXXXXX", text[2000], *save = NULL;
-    const char *args[MAX_ARGS];
-    int n = 0;
-    pl_error err = {0};
-    pl_config c;
-    void *bases[PL_TRAIN_TABLES];
-    pl_options *o = NULL;
-    watch w = {.plant = planted};
-    pl_machine_options mo = {.cpu = cpu ? cpu : getenv("PLUMB_CPU"), .threads = threads};
-    pl_train_hooks hooks = {.user = &w, .event = on_event, .stop = plant};
-    assert_non_null(mkdtemp(dir));
-    snprintf(text, sizeof text, "%s --out %s/run --save_strategy no --run_name r --cache_dir %s/cache", words, dir,
-             dir);
-    for (char *s = strtok_r(text, " ", &save); s && n < MAX_ARGS; s = strtok_r(NULL, " ", &save)) args[n++] = s;
-    assert_int_equal(pl_machine_new(&w.machine, &mo, &err), 0);
-    assert_int_equal(pl_options_new(&o, pl_train_command(command), pl_train_bases(bases, &c), NULL, &err), 0);
-    int rc = pl_options_parse_args(o, n, args, &err);
-    if (rc == 0) rc = pl_options_finish(o, &err);
-    if (rc == 0) rc = pl_train(w.machine, command, &c, o, &hooks, &err);
-    if (rc) fail_msg("%s %s: %s", command, words, err.text);
-    pl_options_free(o);
+    watch w = {.plant = planted, .machine = machine_of(cpu ? cpu : getenv("PLUMB_CPU"), threads)};
+    train_words(w.machine, command, words, &(pl_train_hooks){.user = &w, .event = on_event, .stop = plant});
     pl_machine_free(w.machine);
-    assert_int_equal(pl_dir_remove(dir, &err), 0);
+    w.machine = NULL;
     return w;
 }
 
@@ -155,9 +134,7 @@ static void mutations(void **state) {
     w = train("dpo", PAIRS LORA " --bf16 false", 1, "generic", NOTHING);
     assert_true(w.late == 0);
     w = train("dpo", PAIRS LORA " --bf16 false", 1, NULL, MAKE_PRIMITIVE);
-    pl_machine *m = NULL;
-    pl_error err;
-    assert_int_equal(pl_machine_new(&m, &(pl_machine_options){.cpu = getenv("PLUMB_CPU")}, &err), 0);
+    pl_machine *m = machine_of(getenv("PLUMB_CPU"), 0);
     assert_true(w.late_bytes > 0 || strcmp(pl_gemm_name(m->gemm), "reference") == 0);
     pl_machine_free(m);
 }

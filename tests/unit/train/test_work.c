@@ -11,12 +11,10 @@
 
 #include <cmocka.h>
 
-#include "base/file.h"
 #include "model/machine.h"
-#include "plumb/train.h"
+#include "unit/shared.h"
 
 #define GOLDEN PLUMB_TEST_DIR "/golden/trl/"
-#define MAX_ARGS 48
 #define LAYERS 2 /* of the golden models */
 
 /* Tokens that went through all layers. */
@@ -39,34 +37,15 @@ static void count_attn_bwd(real *dq, real *dk, real *dv, real *delta, const real
     real_ops.attn_bwd(dq, dk, dv, delta, d_o, o, lse, q, k, v, a);
 }
 
-/* Runs a command whose options are one string, words parted by spaces. */
+/* What a command computes (unit/shared.h, train_words). */
 static work train(const char *command, const char *words) {
-    char dir[] = "/tmp/plumb-work-XXXXXX", text[2000], *save = NULL;
-    const char *args[MAX_ARGS];
-    int n = 0;
-    pl_error err = {0};
-    pl_config c;
-    void *bases[PL_TRAIN_TABLES];
-    pl_options *o = NULL;
-    pl_machine *m = NULL;
-    pl_machine_options mo = {.cpu = getenv("PLUMB_CPU"), .threads = 1};
-    assert_non_null(mkdtemp(dir));
-    snprintf(text, sizeof text, "%s --out %s/run --save_strategy no --run_name r --cache_dir %s/cache", words, dir,
-             dir);
-    for (char *s = strtok_r(text, " ", &save); s && n < MAX_ARGS; s = strtok_r(NULL, " ", &save)) args[n++] = s;
-    assert_int_equal(pl_machine_new(&m, &mo, &err), 0);
+    pl_machine *m = machine_of(getenv("PLUMB_CPU"), 1);
     real_ops = m->ops;
     m->ops.attn = count_attn;
     m->ops.attn_bwd = count_attn_bwd;
     counted = (work){0};
-    assert_int_equal(pl_options_new(&o, pl_train_command(command), pl_train_bases(bases, &c), NULL, &err), 0);
-    int rc = pl_options_parse_args(o, n, args, &err);
-    if (rc == 0) rc = pl_options_finish(o, &err);
-    if (rc == 0) rc = pl_train(m, command, &c, o, NULL, &err);
-    if (rc) fail_msg("%s %s: %s", command, words, err.text);
-    pl_options_free(o);
+    train_words(m, command, words, NULL);
     pl_machine_free(m);
-    assert_int_equal(pl_dir_remove(dir, &err), 0);
     work w = {counted.forward / LAYERS, counted.backward / LAYERS};
     print_message("%s %s: %d forward, %d backward\n", command, strstr(words, "--loss_type"), (int)w.forward,
                   (int)w.backward);
