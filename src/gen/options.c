@@ -2,20 +2,14 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "data/option_rows.h"
 #include "gen/generator.h"
 
 #define AT(field) .offset = offsetof(pl_generate_options, field)
 
 const pl_option pl_generate_option_rows[] = {
-    {.name = "model_name_or_path",
-     .type = PL_OPT_STR,
-     AT(model_name_or_path),
-     .flags = PL_OPT_REQUIRED,
-     .group = "Model",
-     .metavar = "DIR",
-     .help = "Hugging Face model directory"},
-    {.name = "model", .type = PL_OPT_ALIAS, .target = "model_name_or_path"},
-    {.name = "adapter", .type = PL_OPT_STR, AT(adapter), .metavar = "DIR", .help = "PEFT adapter on top of the model"},
+    PL_ROWS_MODEL(AT, "Hugging Face model directory"),
+    PL_ROW_ADAPTER(AT, "PEFT adapter on top of the model"),
 
     {.name = "max_new_tokens",
      .type = PL_OPT_I64,
@@ -64,18 +58,9 @@ const pl_option pl_generate_option_rows[] = {
      .max = 4294967295.0,
      .help = "of the samples"},
     {.name = "ignore_eos", .type = PL_OPT_BOOL, AT(ignore_eos), .fallback = "false", .help = "go on to max_new_tokens"},
-    {.name = "max_prompt_length",
-     .type = PL_OPT_I64,
-     AT(max_prompt_length),
-     .min = 1,
-     .max = 1e9,
-     .help = "keep the last tokens of a longer prompt, and its BOS"},
+    PL_ROW_MAX_PROMPT_LENGTH(AT),
 
-    {.name = "bf16",
-     .type = PL_OPT_TRIBOOL,
-     AT(bf16),
-     .group = "Machine",
-     .help = "round matrix operands to bf16 (default: where the machine multiplies bf16 natively)"},
+    PL_ROW_BF16(AT),
     {.name = "batch_size",
      .type = PL_OPT_I64,
      AT(batch_size),
