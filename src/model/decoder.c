@@ -365,10 +365,31 @@ static int back_through_norm1(const pl_pass *p, int64_t layer, pl_error *err) {
     return trained ? all_rows(p, layer, norm1_rows, err) : pl_pass_rows(p, layer, norm1_rows, err);
 }
 
+static void zero(real *x, int64_t n) {
+    if (x) memset(x, 0, (size_t)n * sizeof *x);
+}
+
+/* Lent gradients of the layer lie in activations of the one above, which nothing reads any more. */
+static void begin_lent(const pl_pass *p, int64_t layer) {
+    const pl_layer_weights *w = &p->w->layers[layer];
+    int64_t C = p->d->arch->C;
+    for (int i = 0; i < PL_LIN_COUNT; i++) {
+        const pl_lora_module *m = p->lora && p->lora->lent ? pl_lora_at(p->lora, layer, i) : NULL;
+        if (m) zero(m->da, m->r * w->w[i].cols), zero(m->db, m->r * w->w[i].rows);
+        if (!p->g || !p->g->lent) continue;
+        zero(p->g->layers[layer].w[i], w->w[i].rows * w->w[i].cols);
+        zero(p->g->layers[layer].b[i], w->w[i].rows);
+    }
+    if (!p->g || !p->g->lent) return;
+    zero(p->g->layers[layer].norm1, C);
+    zero(p->g->layers[layer].norm2, C);
+}
+
 static int layer_backward(pl_pass *p, int64_t layer, pl_error *err) {
     const pl_decoder *d = p->d;
     const pl_layer_acts *s = &d->acts[layer];
     int rc = 0;
+    begin_lent(p, layer);
     if (d->recompute) PL_GO(rc, layer_recompute(p, layer, err));
     pl_pass_unpack(p);
     pl_pass_pack(p, layer, true, PL_LIN_O, PL_LIN_DOWN);

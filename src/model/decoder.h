@@ -38,6 +38,7 @@ typedef struct pl_decoder {
     bool training;       /* keeps what a backward pass needs */
     bool recompute;      /* gradient checkpointing: keeps only x0 of each layer */
     pl_layer_acts *acts; /* [L]; with recompute, or without training, all but x0 are shared */
+    size_t lend_bytes;   /* of each layer, from q on, that its backward pass is the last to use; 0: shared */
     real *x_last;        /* [T,C] output of the last layer, before the final norm; until a backward pass */
     real *x_beside;      /* [T,C] the same of a second stream, pl_decoder_forward_both; is dx */
     real *cosine, *sine; /* [T, rot/2] */

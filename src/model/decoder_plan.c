@@ -36,7 +36,9 @@ static int take_acts(pl_decoder *d, const pl_decoder_spec *spec, int64_t T, pl_a
     if (!own) PL_GO(rc, take_layer(&shared, a, T, rank, arena, err));
     for (int64_t l = 0; l < a->L; l++) {
         pl_layer_acts s = shared;
+        pl_mark before = pl_arena_mark(arena);
         if (own) PL_GO(rc, take_layer(&s, a, T, rank, arena, err));
+        d->lend_bytes = pl_arena_mark(arena) - before;
         if (spec->training || l < 2) PL_GO(rc, PL_TAKE(arena, &s.x0, T * a->C, ACTS, err));
         if (l < 2) turn[l] = s.x0;
         if (!spec->training) s.x0 = turn[l % 2];

@@ -61,24 +61,35 @@ typedef struct pl_trainable {
     pl_weights weights;              /* what the forward pass runs: masters (full), or the stored weights (LoRA) */
     pl_grads grads;                  /* all NULL for LoRA */
     pl_lora lora;                    /* modules NULL in full fine-tuning */
+    bool lent;                       /* so are gradients of blocks, see pl_trainable_borrows */
     pl_layer_weights *layer_weights; /* owned, behind weights.layers in full fine-tuning */
     pl_layer_grads *layer_grads;     /* owned */
     pl_lora_module *modules;         /* owned */
 } pl_trainable;
 
-/* Full fine-tuning: masters and gradients out of `arena` (measuring: only counted), tags "masters", "gradients". */
-int pl_trainable_full(pl_trainable *t, const pl_model *m, pl_arena *arena, pl_error *err);
+/* Full fine-tuning: masters and gradients out of `arena` (measuring: only counted), tags "masters", "gradients".
+ * lent: of the gradients only those that pl_trainable_borrows does not name. */
+int pl_trainable_full(pl_trainable *t, const pl_model *m, bool lent, pl_arena *arena, pl_error *err);
 /* LoRA: A and B and their gradients out of `arena`, tags "adapter", "gradients"; A uniform +-1/sqrt(in) from seed, B
  * zero. With a score head (c->score, which must be so exactly where the model has one) that is trained too, in f32 from
- * the model's. */
-int pl_trainable_lora(pl_trainable *t, const pl_model *m, const pl_peft_config *c, uint64_t seed, pl_arena *arena,
-                      pl_error *err);
+ * the model's. lent: as above. */
+int pl_trainable_lora(pl_trainable *t, const pl_model *m, const pl_peft_config *c, uint64_t seed, bool lent,
+                      pl_arena *arena, pl_error *err);
+/* Lent gradients: where a step runs the backward pass once, the gradients of a block can lie in the activations of the
+ * block above it, which are dead by then (worker.h). Those of the topmost block, and outside of blocks, never do. */
+static inline bool pl_trainable_borrows(const pl_trainable *t, const pl_param *p) {
+    return p->layer >= 0 && p->layer + 1 < t->weights.arch->L;
+}
+/* The gradients of block `layer` out of `arena`. */
+int pl_trainable_take_lent(pl_trainable *t, const pl_model *m, int64_t layer, pl_arena *arena, pl_error *err);
 void pl_trainable_release(pl_trainable *t);
 /* Copies the stored weights into the masters. */
 void pl_trainable_load_masters(pl_trainable *t, const pl_model *m, const pl_ops *ops);
 /* Values from DIR/adapter_model.safetensors; missing, extra or wrongly shaped tensors are errors. */
 int pl_trainable_load_adapter(pl_trainable *t, const char *dir, const pl_ops *ops, pl_error *err);
 void pl_trainable_zero_grads(pl_trainable *t);
+/* Before a step: zeroes the gradients that a backward pass adds to, and leaves those that it begins anew. */
+void pl_trainable_begin_grads(pl_trainable *t);
 
 /* Room for the same tensors without gradients: a reference that moves after the policy. c: of a LoRA policy. */
 int pl_trainable_twin(pl_trainable *out, const pl_trainable *of, const pl_model *m, const pl_peft_config *c,

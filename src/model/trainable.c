@@ -20,6 +20,13 @@ void pl_trainable_zero_grads(pl_trainable *t) {
     for (int64_t i = 0; i < t->n; i++) memset(t->params[i].grad, 0, (size_t)t->params[i].n * sizeof(real));
 }
 
+void pl_trainable_begin_grads(pl_trainable *t) {
+    for (int64_t i = 0; i < t->n; i++) {
+        const pl_param *p = &t->params[i];
+        if (!t->lent || !pl_trainable_borrows(t, p)) memset(p->grad, 0, (size_t)p->n * sizeof *p->grad);
+    }
+}
+
 /* --- full fine-tuning
  * -------------------------------------------------------------------------------------------------------------- */
 
@@ -39,8 +46,16 @@ static void bind_full(pl_trainable *t, const pl_param_spec *s, pl_param *p) {
     }
 }
 
-static int new_full(pl_trainable *out, const pl_model *m, bool trained, pl_arena *arena, pl_error *err) {
-    pl_trainable t = {.n = m->nparams};
+/* Where the gradients of a new trainable are: nowhere, all in its arena, or those of blocks lent later. */
+typedef enum place { NO_GRADS, OWN_GRADS, LENT_GRADS } place;
+
+static int take_grad(pl_param *p, const pl_trainable *t, place where, pl_arena *arena, pl_error *err) {
+    if (where == NO_GRADS || (where == LENT_GRADS && pl_trainable_borrows(t, p))) return 0;
+    return PL_TAKE(arena, &p->grad, p->n, "gradients", err);
+}
+
+static int new_full(pl_trainable *out, const pl_model *m, place where, pl_arena *arena, pl_error *err) {
+    pl_trainable t = {.n = m->nparams, .weights.arch = &m->arch, .lent = where == LENT_GRADS};
     int rc;
     PL_GO(rc, PL_NEW(&t.params, m->nparams, err));
     PL_GO(rc, PL_NEW(&t.layer_weights, m->arch.L, err));
@@ -56,13 +71,13 @@ static int new_full(pl_trainable *out, const pl_model *m, bool trained, pl_arena
                         .layer = s->layer};
         snprintf(p->name, sizeof p->name, "%s", s->name);
         PL_GO(rc, PL_TAKE(arena, &p->value, p->n, "masters", err));
-        if (trained) PL_GO(rc, PL_TAKE(arena, &p->grad, p->n, "gradients", err));
+        PL_GO(rc, take_grad(p, &t, where, arena, err));
         bind_full(&t, s, p);
         t.elements += p->n;
     }
-    t.weights.arch = &m->arch;
     t.weights.layers = t.layer_weights;
     t.grads.layers = t.layer_grads;
+    t.grads.lent = t.lent;
     if (m->arch.tied) t.weights.head = t.weights.embed;
     *out = t;
     return 0;
@@ -71,8 +86,8 @@ out:
     return rc;
 }
 
-int pl_trainable_full(pl_trainable *out, const pl_model *m, pl_arena *arena, pl_error *err) {
-    return new_full(out, m, true, arena, err);
+int pl_trainable_full(pl_trainable *out, const pl_model *m, bool lent, pl_arena *arena, pl_error *err) {
+    return new_full(out, m, lent ? LENT_GRADS : OWN_GRADS, arena, err);
 }
 
 void pl_trainable_load_masters(pl_trainable *t, const pl_model *m, const pl_ops *ops) {
@@ -89,8 +104,9 @@ static void module_path(char out[64], int64_t layer, int lin) {
 }
 
 /* Lays out the modules of a configuration: A and B out of the arena, gradients when trained. */
-static int take_modules(pl_lora *lora, pl_param *params, int64_t *nparams, const pl_model *m, const pl_peft_site *sites,
-                        bool trained, pl_arena *arena, pl_error *err) {
+static int take_modules(pl_trainable *t, const pl_model *m, const pl_peft_site *sites, place where, pl_arena *arena,
+                        pl_error *err) {
+    pl_lora *lora = &t->lora;
     int rc = 0;
     for (int64_t i = 0; i < m->arch.L * PL_LIN_COUNT; i++) {
         if (!sites[i].on) continue;
@@ -102,27 +118,27 @@ static int take_modules(pl_lora *lora, pl_param *params, int64_t *nparams, const
         lora->max_r = PL_MAX(lora->max_r, mod->r);
         PL_GO(rc, PL_TAKE(arena, &mod->a, mod->r * cols, "adapter", err));
         PL_GO(rc, PL_TAKE(arena, &mod->b, mod->r * rows, "adapter", err));
-        if (trained) PL_GO(rc, PL_TAKE(arena, &mod->da, mod->r * cols, "gradients", err));
-        if (trained) PL_GO(rc, PL_TAKE(arena, &mod->db, mod->r * rows, "gradients", err));
         char path[64];
         module_path(path, i / PL_LIN_COUNT, (int)(i % PL_LIN_COUNT));
-        pl_param *a = &params[(*nparams)++], *b = &params[(*nparams)++];
+        pl_param *a = &t->params[t->n++], *b = &t->params[t->n++];
         *a = (pl_param){.rows = mod->r,
                         .cols = cols,
                         .n = mod->r * cols,
                         .ndim = 2,
                         .decay = true,
                         .layer = i / PL_LIN_COUNT,
-                        .value = mod->a,
-                        .grad = mod->da};
+                        .value = mod->a};
         *b = (pl_param){.rows = rows,
                         .cols = mod->r,
                         .n = mod->r * rows,
                         .ndim = 2,
                         .decay = true,
                         .layer = i / PL_LIN_COUNT,
-                        .value = mod->b,
-                        .grad = mod->db};
+                        .value = mod->b};
+        PL_GO(rc, take_grad(a, t, where, arena, err));
+        PL_GO(rc, take_grad(b, t, where, arena, err));
+        mod->da = a->grad;
+        mod->db = b->grad;
         pl_peft_tensor_name(a->name, path, 'A');
         pl_peft_tensor_name(b->name, path, 'B');
     }
@@ -159,9 +175,9 @@ int pl_model_check_adapter(const pl_model *m, const pl_peft_config *c, pl_error 
                        : "the adapter is one of a reward model (task_type SEQ_CLS), want one of a language model");
 }
 
-static int new_lora(pl_trainable *out, const pl_model *m, const pl_peft_config *c, bool trained, pl_arena *arena,
+static int new_lora(pl_trainable *out, const pl_model *m, const pl_peft_config *c, place where, pl_arena *arena,
                     pl_error *err) {
-    pl_trainable t = {.is_lora = true, .weights = m->stored};
+    pl_trainable t = {.is_lora = true, .weights = m->stored, .lent = where == LENT_GRADS};
     pl_peft_site *sites = NULL;
     int rc;
     PL_GO(rc, pl_model_check_adapter(m, c, err));
@@ -169,10 +185,11 @@ static int new_lora(pl_trainable *out, const pl_model *m, const pl_peft_config *
     PL_GO(rc, PL_NEW(&t.modules, m->arch.L * PL_LIN_COUNT, err));
     PL_GO(rc, PL_NEW(&t.params, 2 * m->arch.L * PL_LIN_COUNT + 1, err));
     t.lora.modules = t.modules;
-    PL_GO(rc, take_modules(&t.lora, t.params, &t.n, m, sites, trained, arena, err));
-    if (c->score) PL_GO(rc, take_score(&t.lora, &t.params[t.n++], m, trained, arena, err));
+    PL_GO(rc, take_modules(&t, m, sites, where, arena, err));
+    if (c->score) PL_GO(rc, take_score(&t.lora, &t.params[t.n++], m, where != NO_GRADS, arena, err));
     for (int64_t i = 0; i < t.n; i++) t.elements += t.params[i].n;
     t.lora.dropout = (real)c->dropout;
+    t.lora.lent = t.lent;
     *out = t;
     t = (pl_trainable){0};
 out:
@@ -181,9 +198,9 @@ out:
     return rc;
 }
 
-int pl_trainable_lora(pl_trainable *out, const pl_model *m, const pl_peft_config *c, uint64_t seed, pl_arena *arena,
-                      pl_error *err) {
-    int rc = new_lora(out, m, c, true, arena, err);
+int pl_trainable_lora(pl_trainable *out, const pl_model *m, const pl_peft_config *c, uint64_t seed, bool lent,
+                      pl_arena *arena, pl_error *err) {
+    int rc = new_lora(out, m, c, lent ? LENT_GRADS : OWN_GRADS, arena, err);
     if (rc || arena->measuring) return rc;
     for (int64_t i = 0; i + 1 < out->n; i += 2) { /* A: kaiming uniform with a = sqrt(5) is +-1/sqrt(in); B is zero */
         pl_param *a = &out->params[i];
@@ -229,7 +246,7 @@ int pl_lora_open(pl_lora *lora, const pl_model *m, const char *dir, const pl_ops
     pl_trainable t = {0};
     int rc;
     PL_GO(rc, pl_peft_config_load(&c, dir, err));
-    PL_GO(rc, new_lora(&t, m, &c, false, arena, err));
+    PL_GO(rc, new_lora(&t, m, &c, NO_GRADS, arena, err));
     if (!arena->measuring) PL_GO(rc, pl_trainable_load_adapter(&t, dir, ops, err));
     *lora = t.lora;
     lora->dropout = 0;
@@ -242,8 +259,30 @@ out:
 
 int pl_trainable_twin(pl_trainable *out, const pl_trainable *of, const pl_model *m, const pl_peft_config *c,
                       pl_arena *arena, pl_error *err) {
-    int rc = of->is_lora ? new_lora(out, m, c, false, arena, err) : new_full(out, m, false, arena, err);
+    int rc = of->is_lora ? new_lora(out, m, c, NO_GRADS, arena, err) : new_full(out, m, NO_GRADS, arena, err);
     if (rc == 0) out->lora.dropout = 0;
+    return rc;
+}
+
+/* Modules and their two parameters stand in the same order. */
+static void bind_lora(pl_trainable *t, int64_t layer) {
+    for (int64_t j = 0, i = 0; j < (layer + 1) * PL_LIN_COUNT; j++) {
+        if (t->modules[j].r == 0) continue; /* not adapted */
+        if (j >= layer * PL_LIN_COUNT) t->modules[j].da = t->params[i].grad, t->modules[j].db = t->params[i + 1].grad;
+        i += 2;
+    }
+}
+
+int pl_trainable_take_lent(pl_trainable *t, const pl_model *m, int64_t layer, pl_arena *arena, pl_error *err) {
+    int rc = 0;
+    for (int64_t i = 0; i < t->n; i++) {
+        pl_param *p = &t->params[i];
+        if (p->layer != layer || !pl_trainable_borrows(t, p)) continue;
+        PL_GO(rc, PL_TAKE(arena, &p->grad, p->n, "gradients", err));
+        if (!t->is_lora) bind_full(t, &m->params[i], p);
+    }
+    if (t->is_lora) bind_lora(t, layer);
+out:
     return rc;
 }
 

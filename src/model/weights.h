@@ -36,6 +36,7 @@ typedef struct pl_layer_grads {
 } pl_layer_grads;
 
 typedef struct pl_grads {
+    bool lent; /* those of blocks lie in activations of a decoder (pl_worker_lend): a backward pass begins them anew */
     real *embed, *head, *score, *norm;
     pl_layer_grads *layers; /* [L] */
 } pl_grads;
@@ -50,6 +51,7 @@ typedef struct pl_lora_module {
 
 typedef struct pl_lora {
     int64_t max_r;
+    bool lent;               /* da, db: as in pl_grads */
     real dropout;            /* 0 when off */
     uint64_t dropout_key;    /* of seed and step */
     pl_lora_module *modules; /* [L * PL_LIN_COUNT] */

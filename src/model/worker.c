@@ -40,6 +40,27 @@ int pl_worker_prepare(pl_worker *k, const pl_weights *w, const pl_lora *lora, co
     return rc || pl_worker_is_scored(k) ? rc : pl_head_prepare(&k->head, w, grads != NULL, err);
 }
 
+bool pl_worker_can_lend(const pl_worker *k, pl_trainable *t, const pl_model *m, size_t *bytes) {
+    bool fits = k->decoder.lend_bytes > 0;
+    *bytes = 0;
+    for (int64_t l = 0; fits && l + 1 < m->arch.L; l++) {
+        pl_arena a;
+        pl_arena_init_measuring(&a, "lent");
+        fits = pl_trainable_take_lent(t, m, l, &a, NULL) == 0 && a.peak <= k->decoder.lend_bytes;
+        *bytes += a.peak;
+    }
+    return fits;
+}
+
+int pl_worker_lend(const pl_worker *k, pl_trainable *t, const pl_model *m, pl_error *err) {
+    int rc = 0;
+    for (int64_t l = 0; rc == 0 && l + 1 < m->arch.L; l++) {
+        pl_arena a = {.name = "lent", .base = (char *)k->decoder.acts[l + 1].q, .capacity = k->decoder.lend_bytes};
+        rc = pl_trainable_take_lent(t, m, l, &a, err);
+    }
+    return rc;
+}
+
 static int run(pl_worker *k, const pl_weights *w, const pl_lora *lora, bool keep, pl_error *err) {
     int rc = pl_decoder_forward(&k->decoder, w, lora, &k->forest, keep, err);
     if (rc) return rc;

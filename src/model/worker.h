@@ -35,6 +35,13 @@ int pl_worker_take(pl_worker *k, const pl_arch *arch, const pl_backend *backend,
 /* Makes the matrix products of these weights. lora, grads may be NULL. */
 int pl_worker_prepare(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_grads *grads, pl_error *err);
 
+/* Room for t's lent gradients, see pl_trainable_borrows: those of block l lie where block l + 1 keeps its activations,
+ * from which a backward pass has gone when it begins with block l. Such a backward pass begins them anew, and they live
+ * until the next forward pass, so that a step must run the backward pass at most once. can: is there room (t and k may
+ * be measured only)? Changes gradient pointers of t only. */
+bool pl_worker_can_lend(const pl_worker *k, pl_trainable *t, const pl_model *m, size_t *bytes);
+int pl_worker_lend(const pl_worker *k, pl_trainable *t, const pl_model *m, pl_error *err);
+
 /* What a forward pass is for: scores; scores and then the backward pass; or, where scores are known, the backward pass
  * alone: such a batch is without what gets no gradient (pl_forest_trained). */
 typedef enum pl_use { PL_FOR_SCORES, PL_FOR_BOTH, PL_FOR_GRADIENT } pl_use;

@@ -306,6 +306,16 @@ out:
     return rc ? name_rows(err, rc, d, rows, n) : 0;
 }
 
+/* Without a backward pass nothing begins what lies in activations. */
+static int no_gradient(pl_batcher *b) {
+    if (b->policy->lent) pl_trainable_zero_grads(b->policy);
+    return 0;
+}
+
+bool pl_batcher_is_one(const pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t budget_tok) {
+    return (b->unit_rows <= 0 || n <= b->unit_rows) && pl_forest_cut(d, rows, n, budget_tok, 0) == n;
+}
+
 /* Rows that the objective sees together. */
 static int unit(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *cached, const int64_t *rows, int64_t n,
                 int64_t index, bool train, pl_units units, pl_error *err) {
@@ -318,7 +328,7 @@ static int unit(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *
     if (b->reference->kind != PL_REF_NONE) check_step0(b, t);
     t->rows += n;
     rc = objective(b, t, train, err);
-    if (rc == 0 && train && whole && has_gradient(b, 0, b->n)) rc = backward(b, 0, units, err);
+    if (rc == 0 && train && whole) rc = has_gradient(b, 0, b->n) ? backward(b, 0, units, err) : no_gradient(b);
     if (rc) return name_rows(err, rc, d, rows, n);
     return train && !whole ? pass(b, t, d, cached, rows, n, index, budget, PL_FOR_GRADIENT, units, err) : 0;
 }
@@ -326,6 +336,8 @@ static int unit(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *
 int pl_batcher_run(pl_batcher *b, pl_totals *t, const pl_dataset *d, const double *cached, const int64_t *rows,
                    int64_t n, bool train, pl_units units, pl_error *err) {
     int rc = 0;
+    if (train && b->policy->lent && !pl_batcher_is_one(b, d, rows, n, b->worker->budget_tok))
+        return PL_FAIL(err, PL_E_INTERNAL, "a step of several micro-batches whose gradients lie in activations");
     t->units.rows += units.rows;
     t->units.tokens += units.tokens;
     for (int64_t done = 0; rc == 0 && done < n;) {
@@ -343,7 +355,7 @@ static int blame_gradient(pl_batcher *b, const pl_dataset *d, const double *cach
     for (int64_t done = 0; done < n;) {
         pl_totals again = {0};
         int64_t take = unit_of(b, d, rows + done, n - done, true);
-        pl_trainable_zero_grads(b->policy);
+        pl_trainable_begin_grads(b->policy);
         int rc = unit(b, &again, d, cached, rows + done, take, done, true, units, err);
         if (rc) return rc;
         rc = pl_optimizer_norm(&norm, b->policy, b->worker->backend.ops, err);

@@ -52,6 +52,8 @@ typedef struct pl_batcher {
  * the micro-batches that they are cut into are pl_forest_caps_add's. */
 void pl_batcher_caps_add(pl_forest_caps *caps, const pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n,
                          int64_t unit_rows);
+/* Is a step over these rows one micro-batch, and so one backward pass? */
+bool pl_batcher_is_one(const pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t budget_tok);
 int pl_batcher_take(pl_batcher *b, const pl_forest_caps *caps, pl_arena *arena, pl_error *err);
 pl_units pl_batcher_units(const pl_batcher *b, const pl_dataset *d, const int64_t *rows, int64_t n);
 /* The loss that the sums mean. */

@@ -120,7 +120,7 @@ static int optimizer_step(pl_run *r, pl_totals *t, double *norm, double *rate, p
     PL_GO(rc, pl_run_pair_epoch(r, epoch, err));
     if (r->cached) cached = r->cached[PL_MIN(epoch, r->ncached - 1)];
     key_random(r, r->state.step);
-    pl_trainable_zero_grads(&r->policy);
+    pl_trainable_begin_grads(&r->policy);
     units = pl_batcher_units(&r->batcher, r->train, rows, n);
     PL_GO(rc, pl_batcher_run(&r->batcher, t, r->train, cached, rows, n, true, units, err));
     if (r->state.step == 0) PL_GO(rc, check_step0(r, t, err));
@@ -245,6 +245,7 @@ static int finish(pl_run *r, pl_error *err) {
         if (rc) return rc;
         pl_log(PL_LOG_INFO, "the final model is that of step %" PRId64 ", the best evaluation", r->state.best_step);
     }
+    pl_arena_release(&r->step_arena); /* saving takes buffers too */
     rc = pl_model_check(&r->model, err);
     if (rc == 0) rc = pl_record_sync(&r->record, err);
     if (rc == 0) rc = pl_final_save(&r->saver, &r->policy, &path, err);

@@ -51,6 +51,8 @@ typedef struct pl_run {
     pl_state state;
     pl_record record;
     bool recompute;
+    bool one_batch; /* every step of the run is one micro-batch, so that gradients can lie in activations */
+    bool lends;     /* and they do (model/worker.h) */
     double *scores, *score_tokens; /* of the evaluation's answers, with a score head; owned */
 } pl_run;
 

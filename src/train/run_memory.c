@@ -54,8 +54,10 @@ static int caps_of_steps(pl_forest_caps *caps, pl_forest_caps *unit, pl_run *r, 
     if (s->steps > WALK_ROWS / most) {
         *caps = bound_of(r, budget, PL_MIN(most, r->train->n));
         *unit = unit_bound_of(r, r->batcher.unit_rows);
+        r->one_batch = false;
         return 0;
     }
+    r->one_batch = true;
     bool same = !s->random && !r->mismatched; /* every epoch cuts as the first one does */
     for (int64_t step = 0; step < (same ? PL_MIN(s->steps, s->steps_per_epoch) : s->steps); step++) {
         const int64_t *rows;
@@ -64,6 +66,7 @@ static int caps_of_steps(pl_forest_caps *caps, pl_forest_caps *unit, pl_run *r, 
         if (rc == 0) rc = pl_schedule_rows(s, step, &rows, &n, err);
         if (rc) return rc;
         add_caps(caps, unit, r, r->train, rows, n, r->batcher.unit_rows, budget);
+        r->one_batch = r->one_batch && pl_batcher_is_one(&r->batcher, r->train, rows, n, budget);
     }
     return pl_run_pair_epoch(r, 0, err);
 }
@@ -102,9 +105,9 @@ static int take_model(pl_run *r, pl_arena *arena, pl_error *err) {
     if (pl_run_output_dtype(r) != r->model.tensors[0]->dtype || r->model.converted)
         PL_GO(rc, pl_model_convert(&r->model, pl_run_output_dtype(r), r->backend.ops, arena, err));
     if (r->is_lora)
-        PL_GO(rc, pl_trainable_lora(&r->policy, &r->model, &r->peft, (uint64_t)r->c->seed, arena, err));
+        PL_GO(rc, pl_trainable_lora(&r->policy, &r->model, &r->peft, (uint64_t)r->c->seed, r->lends, arena, err));
     else
-        PL_GO(rc, pl_trainable_full(&r->policy, &r->model, arena, err));
+        PL_GO(rc, pl_trainable_full(&r->policy, &r->model, r->lends, arena, err));
     PL_GO(rc, pl_optimizer_take(&r->optimizer, r->c, &r->policy, arena, err));
     if (r->reference.kind == PL_REF_ADAPTER && !r->c->precompute_ref_log_probs)
         PL_GO(rc, pl_lora_open(&r->reference.frozen, &r->model, r->c->adapter, r->backend.ops, arena, err));
@@ -155,19 +158,27 @@ static int measure_step(pl_run *r, size_t *bytes, pl_error *err) {
     return rc;
 }
 
+/* With activations of their own the layers can lend room to gradients: those are then not in the model arena. */
+static size_t lent_bytes(pl_run *r) {
+    size_t bytes = 0;
+    r->lends = r->one_batch && pl_worker_can_lend(&r->worker, &r->policy, &r->model, &bytes);
+    return r->lends ? bytes : 0;
+}
+
 static int plan_memory(pl_run *r, size_t *model_bytes, size_t *step_bytes, pl_error *err) {
     pl_arena m;
     pl_arena_init_measuring(&m, "model");
     int rc;
     PL_GO(rc, take_model(r, &m, err));
-    *model_bytes = m.peak;
     r->recompute = r->c->gradient_checkpointing == 1;
     PL_GO(rc, measure_step(r, step_bytes, err));
+    *model_bytes = m.peak - lent_bytes(r);
     int64_t free_bytes = pl_machine_free_bytes();
     size_t mapped = pl_model_bytes(&r->model);
     if (r->c->gradient_checkpointing < 0 && *model_bytes + *step_bytes + mapped > (size_t)free_bytes) {
         r->recompute = true;
         PL_GO(rc, measure_step(r, step_bytes, err));
+        *model_bytes = m.peak - lent_bytes(r);
         pl_log(PL_LOG_INFO, "gradient_checkpointing: on, because the activations would not fit in memory otherwise");
     }
     if (*model_bytes + *step_bytes + mapped > (size_t)free_bytes)
@@ -194,6 +205,7 @@ int pl_run_take_memory(pl_run *r, pl_error *err) {
     PL_GO(rc, pl_arena_init(&r->step_arena, "step", step_bytes, err));
     PL_GO(rc, take_model(r, &r->model_arena, err));
     PL_GO(rc, take_step(r, &r->step_arena, err));
+    if (r->lends) PL_GO(rc, pl_worker_lend(&r->worker, &r->policy, &r->model, err));
     pl_arena_touch(&r->model_arena);
     pl_arena_touch(&r->step_arena);
 out:

@@ -87,12 +87,12 @@ void fixture_open_training(fixture *f, const char *model, const char *adapter, b
         pl_peft_config c = {0};
         golden_path(path, adapter, "");
         CHECK(pl_peft_config_load(&c, path, &check_err));
-        CHECK(pl_trainable_lora(&f->trainable, &f->model, &c, 1, &f->arena, &check_err));
+        CHECK(pl_trainable_lora(&f->trainable, &f->model, &c, 1, false, &f->arena, &check_err));
         CHECK(pl_trainable_load_adapter(&f->trainable, path, &f->ops, &check_err));
         pl_peft_config_release(&c);
         f->adapter = &f->trainable.lora;
     } else {
-        CHECK(pl_trainable_full(&f->trainable, &f->model, &f->arena, &check_err));
+        CHECK(pl_trainable_full(&f->trainable, &f->model, false, &f->arena, &check_err));
         pl_trainable_load_masters(&f->trainable, &f->model, &f->ops);
     }
     f->weights = &f->trainable.weights;

@@ -42,13 +42,13 @@ static void open_trainable(score_fixture *f, const char *adapter) {
     char path[512];
     pl_peft_config c = {0};
     if (!adapter) {
-        MUST(pl_trainable_full(&f->trainable, &f->model, &f->arena, err));
+        MUST(pl_trainable_full(&f->trainable, &f->model, false, &f->arena, err));
         pl_trainable_load_masters(&f->trainable, &f->model, &f->ops);
         return;
     }
     path_of(path, adapter, "");
     MUST(pl_peft_config_load(&c, path, err));
-    MUST(pl_trainable_lora(&f->trainable, &f->model, &c, 1, &f->arena, err));
+    MUST(pl_trainable_lora(&f->trainable, &f->model, &c, 1, false, &f->arena, err));
     MUST(pl_trainable_load_adapter(&f->trainable, path, &f->ops, err));
     pl_peft_config_release(&c);
 }

@@ -20,6 +20,7 @@
 /* Tokens that went through all layers. */
 typedef struct work {
     int64_t forward, backward;
+    int64_t still; /* steps without a backward pass, whose gradient must be zero whatever lies in its memory */
 } work;
 
 /* The ops that are counted, and the counts: kernels have no other way to tell. */
@@ -37,16 +38,28 @@ static void count_attn_bwd(real *dq, real *dk, real *dv, real *delta, const real
     real_ops.attn_bwd(dq, dk, dv, delta, d_o, o, lse, q, k, v, a);
 }
 
+static void on_event(void *user, const pl_train_event *e) {
+    int64_t *seen = user;
+    if (e->kind != PL_TRAIN_STEP) return;
+    bool still = counted.backward == *seen;
+    *seen = counted.backward;
+    counted.still += still;
+    for (int64_t i = 0; still && i < e->nvalues; i++)
+        if (strcmp(e->values[i].name, "grad_norm") == 0) assert_true(e->values[i].value == 0);
+}
+
 /* What a command computes (unit/shared.h, train_words). */
 static work train(const char *command, const char *words) {
     pl_machine *m = machine_of(getenv("PLUMB_CPU"), 1);
+    int64_t seen = 0;
+    pl_train_hooks hooks = {.user = &seen, .event = on_event};
     real_ops = m->ops;
     m->ops.attn = count_attn;
     m->ops.attn_bwd = count_attn_bwd;
     counted = (work){0};
-    train_words(m, command, words, NULL);
+    train_words(m, command, words, &hooks);
     pl_machine_free(m);
-    work w = {counted.forward / LAYERS, counted.backward / LAYERS};
+    work w = {counted.forward / LAYERS, counted.backward / LAYERS, counted.still};
     print_message("%s %s: %d forward, %d backward\n", command, strstr(words, "--loss_type"), (int)w.forward,
                   (int)w.backward);
     return w;
@@ -80,6 +93,7 @@ static void no_gradient(void **state) {
          cut = train("dpo", PAIRS "hinge --beta 1000 --learning_rate 1e-3" CUT);
     assert_int_equal(few.forward, all.forward);
     assert_true(few.backward > 0 && few.backward < all.backward);
+    assert_true(all.still == 0 && few.still > 0);
     assert_int_equal(cut.forward, all.forward);
     assert_true(cut.backward > 0 && cut.backward < all.backward);
 }
