@@ -103,7 +103,7 @@ static int take(pl_gen_job *j, pl_arena *arena, pl_error *err) {
     int rc = pl_engine_take(&j->engine, &g->session.model.arch, &g->backend, &spec, arena, err);
     j->nsamplers = (int)PL_MIN(PL_GEN_SAMPLERS, PL_MIN(PL_LOOP_TEAM(), j->width));
     for (int i = 0; rc == 0 && !g->sampling.greedy && i < j->nsamplers; i++)
-        rc = pl_sampler_take(&j->samplers[i], g->session.model.arch.V, arena, err);
+        rc = pl_sampler_take(&j->samplers[i], g->backend.ops, g->session.model.arch.V, arena, err);
     return rc;
 }
 

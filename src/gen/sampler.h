@@ -23,16 +23,21 @@ typedef struct pl_candidate {
 } pl_candidate;
 
 typedef struct pl_sampler {
+    const pl_ops *ops; /* borrowed */
     int64_t V;
     int64_t n;          /* kept ids of the last row */
+    double below;       /* the sum of p of ids that top-p left out at once */
     pl_candidate *kept; /* [V] in rising order of id */
     pl_candidate *work; /* [V] */
+    int32_t *index;     /* [V] */
 } pl_sampler;
 
-int pl_sampler_take(pl_sampler *s, int64_t V, pl_arena *arena, pl_error *err);
+int pl_sampler_take(pl_sampler *s, const pl_ops *ops, int64_t V, pl_arena *arena, pl_error *err);
 /* What may be drawn from z [V] (finite numbers or -infinity, at least one finite): s->kept. Never empty. */
 void pl_sampler_filter(pl_sampler *s, const pl_sampling *p, const real *z);
 /* Draws from s->kept by inversion, in rising order of id; the number drawn depends on seed, sequence and position. */
 int32_t pl_sampler_draw(const pl_sampler *s, const pl_sampling *p, uint64_t sequence, uint64_t position);
+/* The same id as both of these (but for rounding where it is drawn from all ids: those are not written down then). */
+int32_t pl_sampler_pick(pl_sampler *s, const pl_sampling *p, const real *z, uint64_t sequence, uint64_t position);
 
 #endif

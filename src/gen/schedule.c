@@ -101,8 +101,8 @@ static int fill_step(pl_gen_job *j, pl_error *err) {
 static int32_t draw(const pl_gen_job *j, pl_sampler *sampler, const pl_gen_sequence *s) {
     const pl_sampling *how = &j->g->sampling;
     if (how->greedy) return pl_engine_argmax(&j->engine, s->row);
-    pl_sampler_filter(sampler, how, pl_engine_logits(&j->engine, s->row));
-    return pl_sampler_draw(sampler, how, (uint64_t)(s->prompt * j->samples + s->sample), (uint64_t)s->result->tokens);
+    return pl_sampler_pick(sampler, how, pl_engine_logits(&j->engine, s->row),
+                           (uint64_t)(s->prompt * j->samples + s->sample), (uint64_t)s->result->tokens);
 }
 
 /* What is drawn does not depend on the thread that draws it. */

@@ -61,6 +61,8 @@ typedef struct pl_product {
     bool accumulate;
 } pl_product;
 
+#define PL_BLOCK_MAX 64 /* numbers of a block of block_max */
+
 typedef struct pl_ops {
     const char *level; /* "generic", "avx2", "avx512", "avx512bf16" */
 
@@ -120,6 +122,13 @@ typedef struct pl_ops {
                       real *rescale);
     /* z := coef[r] * exp(z - lse[r]) in place: the softmax part of dlogits when the head is trained. */
     void (*head_softmax)(real *z, int64_t ld, int64_t R, int64_t n, const real *lse, const real *coef);
+
+    /* Sampling, in the calling thread alone; z holds finite numbers and -infinity. exp_sum: p[i] = exp(factor * (z[i] -
+     * top)) in double, 0 where that is below e^-700 (factor * (z[i] - top) <= 700), and the sum of them. select: the
+     * indices in [0, n) with z >= least in rising order, and how many. block_max: max[b] of z [PL_BLOCK_MAX * b, ...) */
+    double (*exp_sum)(double *p, const real *z, double factor, real top, int64_t n);
+    int64_t (*select)(int32_t *index, const real *z, real least, int64_t n);
+    void (*block_max)(real *max, const real *z, int64_t n);
 
     /* y = x * mask / (1-p) (or y += when accumulate); mask element (t,c) from Philox(key, row_id[t], c), see
      * kernels/ref/dropout.c. y == x allowed without accumulate. */

@@ -372,14 +372,16 @@ static void op_attn(float *o, float *lse, const float *q, const float *k, const 
     int64_t next = 0, next_few = 0;
     bool shared = attn_work(a) > ATTN_SERIAL && PL_LOOP_THREADS();
     few_cut cut = few_cut_of(a, shared);
+    few_job few = {.o = o, .lse = lse, .q = q, .k = k, .v = v, .a = a, .cut = &cut, .counter = &next_few};
     if (shared) {
 #pragma omp parallel
         {
+            few_job mine = few;
             attn_worker(o, lse, q, k, v, a, &next);
-            few_worker(o, lse, q, k, v, a, &cut, &next_few);
+            few_worker(&mine);
         }
     } else {
         attn_worker(o, lse, q, k, v, a, &next);
-        few_worker(o, lse, q, k, v, a, &cut, &next_few);
+        few_worker(&few);
     }
 }

@@ -15,6 +15,7 @@
 #include "kernels/cpu/head.inc.h"
 #include "kernels/cpu/mlp.inc.h"
 #include "kernels/cpu/norm.inc.h"
+#include "kernels/cpu/sample.inc.h"
 
 #include "kernels/cpu/tile.inc.h"
 
@@ -29,5 +30,6 @@ static void add_vector_ops(pl_ops *ops) {
     add_tile_ops(ops);
     add_mlp_ops(ops);
     add_head_ops(ops);
+    add_sample_ops(ops);
     add_attn_ops(ops);
 }

@@ -54,8 +54,9 @@ static inline float v_sum(vf a) {
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
 
-/* asks for the cache line of p in the second-level cache */
-static inline void v_fetch(const float *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+/* Asks for the cache line of p in the second-level cache. Always inline: gcc takes a function that only asks for one
+ * without effect and leaves out calls of it. */
+INLINED void v_fetch(const float *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 
 /* comparisons, false for NaN, and selection: m ? a : b */
 static inline vm v_le(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
@@ -107,7 +108,20 @@ typedef __m256d vd;
 static inline vd vd_zero(void) { return _mm256_setzero_pd(); }
 static inline vd vd_low(vf a) { return _mm256_cvtps_pd(_mm256_castps256_ps128(a)); }
 static inline vd vd_high(vf a) { return _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)); }
+static inline vd vd_set(double a) { return _mm256_set1_pd(a); }
+static inline void vd_store(double *p, vd a) { _mm256_storeu_pd(p, a); }
 static inline vd vd_add(vd a, vd b) { return _mm256_add_pd(a, b); }
+static inline vd vd_sub(vd a, vd b) { return _mm256_sub_pd(a, b); }
+static inline vd vd_mul(vd a, vd b) { return _mm256_mul_pd(a, b); }
+static inline vd vd_max(vd a, vd b) { return _mm256_max_pd(a, b); }
+static inline vd vd_round(vd a) { return _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+/* a * 2^n for integral |n| < 1022 */
+static inline vd vd_scale2(vd a, vd n) {
+    __m256i exponent = _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n)), _mm256_set1_epi64x(1023));
+    return _mm256_mul_pd(a, _mm256_castsi256_pd(_mm256_slli_epi64(exponent, 52)));
+}
+/* a, 0 where x < limit */
+static inline vd vd_zero_below(vd a, vd x, vd limit) { return _mm256_and_pd(a, _mm256_cmp_pd(x, limit, _CMP_GE_OQ)); }
 static inline vd vd_fma(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
 static inline double vd_sum(vd a) {
     __m128d b = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));

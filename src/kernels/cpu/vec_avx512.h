@@ -47,8 +47,9 @@ static inline float v_sum(vf a) {
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
 }
 
-/* asks for the cache line of p in the second-level cache */
-static inline void v_fetch(const float *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+/* Asks for the cache line of p in the second-level cache. Always inline: gcc takes a function that only asks for one
+ * without effect and leaves out calls of it. */
+INLINED void v_fetch(const float *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
 
 /* comparisons, false for NaN, and selection: m ? a : b */
 static inline vm v_le(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
@@ -79,17 +80,23 @@ static inline void v_transpose(vf r[16]) {
     }
 }
 
-/* lane i: the lanes of r[i], added as v_sum does */
+/* lane i: the lanes of r[i], added as v_sum does. Blends, which more ports take than shuffles, where one of two will
+ * do.
+ */
 static inline vf v_sums(const vf r[16]) {
-    const vi order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const vi order = _mm512_setr_epi32(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15);
     vf h[8], q[4], p[2];
-    UNROLL for (int i = 0; i < 8; i++) h[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x44),
-                                                            _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0xee));
-    UNROLL for (int i = 0; i < 4; i++) q[i] = _mm512_add_ps(_mm512_shuffle_f32x4(h[2 * i], h[2 * i + 1], 0x88),
-                                                            _mm512_shuffle_f32x4(h[2 * i], h[2 * i + 1], 0xdd));
+    UNROLL for (int i = 0; i < 8; i++) h[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, r[2 * i], r[2 * i + 1]),
+                                                            _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x4e));
+    UNROLL for (int i = 0; i < 4; i++) { /* the second and third of four change places */
+        vf crossed = _mm512_mask_blend_ps(0x0f0f, h[2 * i], h[2 * i + 1]);
+        q[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xf0f0, h[2 * i], h[2 * i + 1]),
+                             _mm512_shuffle_f32x4(crossed, crossed, 0xb1));
+    }
     UNROLL for (int i = 0; i < 2; i++) {
         __m512d a = _mm512_castps_pd(q[2 * i]), b = _mm512_castps_pd(q[2 * i + 1]);
-        p[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+        p[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_mask_blend_pd(0xaa, a, b)),
+                             _mm512_castpd_ps(_mm512_shuffle_pd(a, b, 0x55)));
     }
     vf all = _mm512_add_ps(_mm512_shuffle_ps(p[0], p[1], 0x88), _mm512_shuffle_ps(p[0], p[1], 0xdd));
     return _mm512_permutexvar_ps(order, all);
@@ -114,7 +121,19 @@ typedef __m512d vd;
 static inline vd vd_zero(void) { return _mm512_setzero_pd(); }
 static inline vd vd_low(vf a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
 static inline vd vd_high(vf a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
+static inline vd vd_set(double a) { return _mm512_set1_pd(a); }
+static inline void vd_store(double *p, vd a) { _mm512_storeu_pd(p, a); }
 static inline vd vd_add(vd a, vd b) { return _mm512_add_pd(a, b); }
+static inline vd vd_sub(vd a, vd b) { return _mm512_sub_pd(a, b); }
+static inline vd vd_mul(vd a, vd b) { return _mm512_mul_pd(a, b); }
+static inline vd vd_max(vd a, vd b) { return _mm512_max_pd(a, b); }
+static inline vd vd_round(vd a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+/* a * 2^n for integral |n| < 1022 */
+static inline vd vd_scale2(vd a, vd n) { return _mm512_scalef_pd(a, n); }
+/* a, 0 where x < limit */
+static inline vd vd_zero_below(vd a, vd x, vd limit) {
+    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(x, limit, _CMP_GE_OQ), a);
+}
 static inline vd vd_fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
 static inline double vd_sum(vd a) {
     __m256d b = _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));

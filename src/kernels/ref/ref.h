@@ -41,6 +41,9 @@ void pl_ref_swiglu_bwd(real *dg, real *du, const real *dy, const real *g, const 
 void pl_ref_head_tile(real *z, int64_t ld, int64_t R, int64_t n, int64_t v0, pl_head_stat *stat, bool want_exp,
                       real *rescale);
 void pl_ref_head_softmax(real *z, int64_t ld, int64_t R, int64_t n, const real *lse, const real *coef);
+double pl_ref_exp_sum(double *p, const real *z, double factor, real top, int64_t n);
+int64_t pl_ref_select(int32_t *index, const real *z, real least, int64_t n);
+void pl_ref_block_max(real *max, const real *z, int64_t n);
 void pl_ref_dropout(real *y, bool accumulate, const real *x, const uint64_t *row_id, uint64_t key, real p, int64_t T,
                     int64_t C);
 void pl_ref_adamw(real *p, const real *g, real *m, real *v, int64_t n, const pl_adamw *a);

@@ -2,21 +2,25 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
+#include "base/rng.h"
 #include "gen/sampler.h"
 #include "unit/gen/fixture.h"
 
 #define MAX_V 512
 
 static pl_sampler *sampler_new(pl_arena *arena, pl_sampler *s, int64_t V) {
+    static pl_ops ops;
     pl_arena plan;
+    pl_ops_init(&ops, pl_cpu_detect());
     pl_arena_init_measuring(&plan, "plan");
-    MUST(pl_sampler_take(s, V, &plan, err));
+    MUST(pl_sampler_take(s, &ops, V, &plan, err));
     MUST(pl_arena_init(arena, "sampler", plan.peak, err));
-    MUST(pl_sampler_take(s, V, arena, err));
+    MUST(pl_sampler_take(s, &ops, V, arena, err));
     return s;
 }
 
@@ -130,8 +134,78 @@ static void test_draws(void **state) {
     pl_arena_release(&arena);
 }
 
+/* --- a large vocabulary, where only some ids are looked at one by one --- */
+
+enum { LARGE = 5000 };
+
+/* Normals, some of them equal, some masked. */
+static void large_logits(real *z, uint64_t seed) {
+    float x[LARGE];
+    pl_rng_normal(x, LARGE, 3, seed, 0);
+    for (int64_t v = 0; v < LARGE; v++)
+        z[v] = v % 97 == 5 ? -INFINITY : v % 3 == 0 ? (real)x[v] : (real)(roundf(x[v] * 8) / 8);
+}
+
+static int by_logit(const void *a, const void *b) {
+    const pl_candidate *x = a, *y = b;
+    if (x->z != y->z) return x->z > y->z ? -1 : 1;
+    return (x->id > y->id) - (x->id < y->id);
+}
+
+/* What the rules keep, by sorting everything: stays[id]. */
+static int64_t plain_filter(bool *stays, const real *z, const pl_sampling *p) {
+    static pl_candidate all[LARGE];
+    int64_t n = LARGE, m = 0;
+    double sum = 0, gone = 0;
+    memset(stays, 0, LARGE * sizeof *stays);
+    for (int64_t v = 0; v < LARGE; v++) all[v] = (pl_candidate){.z = (double)z[v], .id = (int32_t)v};
+    qsort(all, LARGE, sizeof *all, by_logit);
+    if (p->top_k > 0)
+        for (n = p->top_k; n < LARGE && all[n].z == all[n - 1].z;) n++;
+    while (all[n - 1].z == -INFINITY) n--;
+    for (int64_t i = 0; i < n; i++) sum += all[i].p = exp((all[i].z - all[0].z) / p->temperature);
+    while (p->top_p < 1 && n > 1 && gone + all[n - 1].p <= (1 - p->top_p) * sum) gone += all[--n].p;
+    for (int64_t i = 0; i < n; i++)
+        if (!(all[i].p < p->min_p)) stays[all[i].id] = true, m++;
+    return m;
+}
+
+static void test_large(void **state) {
+    (void)state;
+    static const pl_sampling cases[] = {{.temperature = 1, .top_k = 1, .top_p = 1},
+                                        {.temperature = 0.7, .top_k = 50, .top_p = 1},
+                                        {.temperature = 1, .top_k = 79, .top_p = 0.9},
+                                        {.temperature = 2, .top_k = 80, .top_p = 0.5, .min_p = 0.1},
+                                        {.temperature = 1, .top_k = 4000, .top_p = 0.95},
+                                        {.temperature = 1, .top_p = 0.9},
+                                        {.temperature = 0.3, .top_p = 0.999},
+                                        {.temperature = 5, .top_p = 0.2, .min_p = 0.05},
+                                        {.temperature = 1, .top_p = 1, .min_p = 0.02},
+                                        {.temperature = 1.5, .top_p = 1}};
+    static real z[LARGE];
+    static bool want[LARGE];
+    pl_arena arena;
+    pl_sampler s;
+    sampler_new(&arena, &s, LARGE);
+    for (uint64_t seed = 0; seed < 5; seed++) {
+        large_logits(z, seed);
+        for (int c = 0; c < PL_LEN(cases); c++) {
+            int64_t n = plain_filter(want, z, &cases[c]);
+            pl_sampler_filter(&s, &cases[c], z);
+            if (s.n != n) fail_msg("seed %d, case %d: %d ids, not %d", (int)seed, c, (int)s.n, (int)n);
+            for (int64_t i = 0; i < n; i++) assert_true(want[s.kept[i].id]);
+            for (uint64_t i = 0; i < 300; i++) {
+                pl_sampler_filter(&s, &cases[c], z);
+                int32_t id = pl_sampler_draw(&s, &cases[c], seed, i);
+                assert_int_equal(pl_sampler_pick(&s, &cases[c], z, seed, i), id);
+            }
+        }
+    }
+    pl_arena_release(&arena);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_warpers), cmocka_unit_test(test_ties),
-                                       cmocka_unit_test(test_draws)};
+                                       cmocka_unit_test(test_draws), cmocka_unit_test(test_large)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -349,6 +349,60 @@ static int heads(const pl_ops *ref, const pl_ops *ops, dice *d) {
     return bad;
 }
 
+/* --- sampling */
+
+static void run_exp_sum(const pl_ops *ops, void *const *p, const kcase *c) {
+    *(double *)p[2] = ops->exp_sum(p[0], p[1], (double)c->r[0], c->r[1], c->i[0]);
+}
+
+static void run_select(const pl_ops *ops, void *const *p, const kcase *c) {
+    *(double *)p[2] = (double)ops->select(p[0], p[1], c->r[0], c->i[0]);
+}
+
+static void run_block_max(const pl_ops *ops, void *const *p, const kcase *c) { ops->block_max(p[0], p[1], c->i[0]); }
+
+static kcase row_case(const char *op, int64_t n, void (*run)(const pl_ops *, void *const *, const kcase *)) {
+    kcase c = {.op = op, .i = {n}, .run = run};
+    snprintf(c.shape, sizeof c.shape, "n %d", (int)n);
+    return c;
+}
+
+static void masked_row(kcase *c, int64_t n, float s, dice *d) {
+    float *z = buf_normal(c, "z", n, s, d);
+    for (int64_t i = 0; i < n; i++)
+        if (pick(d, 0, 9) == 0) z[i] = coin(d) ? -INFINITY : -3e38f;
+}
+
+static int sampling(const pl_ops *ref, const pl_ops *ops, dice *d) {
+    int bad = 0;
+    for (int64_t l = 0; l < PL_LEN(lengths); l++) {
+        int64_t n = lengths[l];
+        kcase c = row_case("exp_sum", n, run_exp_sum);
+        bool wide = coin(d);
+        c.r[0] = coin(d) ? 1 : 0.7f, c.r[1] = wide ? 900 : 5;
+        buf_raw(&c, "p", K_F64, (size_t)n * sizeof(double));
+        set_out(&c, 1e-15, 0); /* some units in the last place */
+        masked_row(&c, n, wide ? 200 : 1, d);
+        buf_raw(&c, "sum", K_F64, sizeof(double));
+        set_out(&c, 1e-15 * (double)(n + 8), 0);
+        bad += finish(&c, ref, ops);
+        c = row_case("select", n, run_select);
+        c.r[0] = coin(d) ? -1 : coin(d) ? 1 : -INFINITY;
+        buf_raw(&c, "index", K_BYTES, (size_t)n * sizeof(int32_t));
+        set_out_exact(&c);
+        masked_row(&c, n, 1, d);
+        buf_raw(&c, "count", K_F64, sizeof(double));
+        set_out(&c, 0, 0);
+        bad += finish(&c, ref, ops);
+        c = row_case("block_max", n, run_block_max);
+        buf_normal(&c, "max", (n + PL_BLOCK_MAX - 1) / PL_BLOCK_MAX, 1, d);
+        set_out(&c, 0, 0);
+        masked_row(&c, n, 1, d);
+        bad += finish(&c, ref, ops);
+    }
+    return bad;
+}
+
 static void run_dropout(const pl_ops *ops, void *const *p, const kcase *c) {
     ops->dropout(p[0], c->flag, p[1], p[2], 0x1234567890abcdefULL, c->r[0], c->i[0], c->i[1]);
 }
@@ -614,6 +668,7 @@ LEVEL_TEST(norms)
 LEVEL_TEST(ropes)
 LEVEL_TEST(swiglus)
 LEVEL_TEST(heads)
+LEVEL_TEST(sampling)
 LEVEL_TEST(dropouts)
 LEVEL_TEST(products)
 LEVEL_TEST(adamws)
@@ -682,6 +737,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_ropes),
         cmocka_unit_test(test_swiglus),
         cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_sampling),
         cmocka_unit_test(test_dropouts),
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_adamws),
