@@ -78,18 +78,11 @@ INLINE void pairs_block(float out[SUMS], const uint16_t *a, int64_t lda, int M, 
         for (int i = 0; i < M * N; i++) out[i] = v_sum(sum[i]);
 }
 
-INLINE __m128 two_load(const float *p) { return _mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)p)); }
-INLINE void two_store(float *p, __m128 a) { _mm_storel_epi64((__m128i *)p, _mm_castps_si128(a)); }
-
 INLINE void put_block(float *c, int64_t ldc, bool add, const float out[SUMS], int M, int N) {
 #pragma GCC unroll 8
-    for (int i = 0; i < M; i++) {
-        if (N == 2) { /* both at a time */
-            __m128 x = two_load(out + i * 2);
-            two_store(c + i * ldc, add ? _mm_add_ps(two_load(c + i * ldc), x) : x);
-        } else
-            c[i * ldc] = (add ? c[i * ldc] : 0.0f) + out[i];
-    }
+    for (int i = 0; i < M; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < N; j++) c[i * ldc + j] = (add ? c[i * ldc + j] : 0.0f) + out[i * N + j];
 }
 
 /* Elements [k0, k1) of every row. One or two rows of a wait for memory, which likes one sequence; more have their sums
