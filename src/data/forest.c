@@ -57,6 +57,9 @@ int pl_forest_take(pl_forest *f, const pl_forest_caps *caps, pl_arena *arena, pl
     PL_GO(rc, PL_TAKE(arena, &g.segments, caps->segments, "forest.segments", err));
     PL_GO(rc, PL_TAKE(arena, &g.runs, caps->segments, "forest.segments", err));
     PL_GO(rc, PL_TAKE(arena, &g.ranges, caps->ranges, "forest.segments", err));
+    PL_GO(rc, PL_TAKE(arena, &g.read, caps->tokens, "forest.tokens", err));
+    PL_GO(rc, PL_TAKE(arena, &g.read_id, caps->tokens, "forest.tokens", err));
+    PL_GO(rc, PL_TAKE(arena, &g.read_runs, caps->segments, "forest.segments", err));
     PL_GO(rc, PL_TAKE(arena, &g.targets, caps->targets, "forest.targets", err));
     PL_GO(rc, PL_TAKE(arena, &g.sequences, caps->sequences, "forest.targets", err));
     PL_GO(rc, PL_TAKE(arena, &g.tree_length, caps->trees, "forest.trees", err));
@@ -194,13 +197,16 @@ static void close_tree(pl_forest *f, int64_t length) {
     f->tree_first[f->ntrees] = f->T;
 }
 
-static pl_extent extent_of(const pl_forest *f) { return (pl_extent){f->T, f->nsegments, f->ntargets, f->ntrees}; }
+static pl_extent extent_of(const pl_forest *f) {
+    return (pl_extent){f->T, f->nsegments, f->ntargets, f->ntrees, f->nread};
+}
 
 static void set_extent(pl_forest *f, const pl_extent *e) {
     f->T = e->T;
     f->nsegments = e->nsegments;
     f->ntargets = e->ntargets;
     f->ntrees = e->ntrees;
+    f->nread = e->nread;
 }
 
 static int64_t longest_of(const pl_dataset *d, const pl_row *row) {
@@ -268,6 +274,8 @@ int pl_forest_build(pl_forest *f, const pl_dataset *d, const int64_t *rows, int6
     int rc = check_caps(f, d, rows, n, share, score_prompt, err);
     if (rc != 0) return rc;
     f->T = f->nsegments = f->ntargets = f->nsequences = f->nranges = f->ntrees = f->unshared_tokens = 0;
+    f->nread = 0;
+    f->narrow = false;
     f->tree_first[0] = 0;
     pl_extent aside = trained_extent(d, rows, n, score_prompt);
     for (int64_t i = 0; i < n; i++) {
@@ -285,4 +293,92 @@ pl_forest pl_forest_trained(const pl_forest *f) {
     pl_forest part = *f;
     set_extent(&part, &f->trained);
     return part;
+}
+
+/* --- rows that are read behind the last layer
+ * ------------------------------------------------------------------------------------------------- */
+
+/* Until read_end, a run's q_first and q_count are the rows of the batch from the first to the last that is read. */
+static void read_begin(pl_forest *f) {
+    for (int64_t s = 0; s < f->nsegments; s++) {
+        f->read_runs[s] = f->runs[s];
+        f->read_runs[s].q_count = 0;
+    }
+}
+
+static int64_t segment_of(const pl_forest *f, int64_t token) {
+    int64_t low = 0, high = f->nsegments - 1;
+    while (low < high) {
+        int64_t middle = (low + high + 1) / 2;
+        if (f->segments[middle].first <= token)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+static void read_token(pl_forest *f, int64_t token) {
+    pl_attn_run *run = &f->read_runs[segment_of(f, token)];
+    int64_t end = PL_MAX(token + 1, run->q_first + run->q_count);
+    run->q_first = run->q_count == 0 ? token : PL_MIN(run->q_first, token);
+    run->q_count = (run->q_count == 0 ? token + 1 : end) - run->q_first;
+}
+
+static void read_end(pl_forest *f) {
+    f->nread = 0;
+    for (int64_t s = 0; s < f->nsegments; s++) {
+        pl_attn_run *run = &f->read_runs[s];
+        int64_t first = run->q_first;
+        if (s == f->trained.nsegments) f->trained.nread = f->nread;
+        run->own_past += first - f->runs[s].q_first;
+        run->q_first = f->nread;
+        for (int64_t t = first; t < first + run->q_count; t++) {
+            f->read_id[f->nread] = f->dropout_id[t];
+            f->read[f->nread++] = t;
+        }
+    }
+    if (f->trained.nsegments == f->nsegments) f->trained.nread = f->nread;
+    f->narrow = f->nread < f->T;
+}
+
+void pl_forest_read_targets(pl_forest *f) {
+    read_begin(f);
+    for (int64_t i = 0; i < f->ntargets; i++) read_token(f, f->targets[i].token);
+    read_end(f);
+}
+
+void pl_forest_read_ends(pl_forest *f) {
+    read_begin(f);
+    for (int64_t s = 0; s < f->nsequences; s++) read_token(f, f->sequences[s].last);
+    read_end(f);
+}
+
+void pl_forest_read_tokens(pl_forest *f, const int64_t *tokens, int64_t n) {
+    read_begin(f);
+    for (int64_t i = 0; i < n; i++) read_token(f, tokens[i]);
+    read_end(f);
+}
+
+pl_forest pl_forest_reads(const pl_forest *f) {
+    pl_forest part = *f;
+    part.T = f->nread;
+    part.ids = NULL;
+    part.position = NULL;
+    part.dropout_id = f->read_id;
+    part.runs = f->read_runs;
+    return part;
+}
+
+int64_t pl_forest_row(const pl_forest *f, int64_t token) {
+    int64_t low = 0, high = f->nread - 1;
+    if (!f->narrow) return token;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (f->read[middle] < token)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
 }

@@ -46,7 +46,7 @@ typedef struct pl_forest_caps {
 
 /* How far the lists of a batch reach. */
 typedef struct pl_extent {
-    int64_t T, nsegments, ntargets, ntrees;
+    int64_t T, nsegments, ntargets, ntrees, nread;
 } pl_extent;
 
 typedef struct pl_forest {
@@ -66,6 +66,12 @@ typedef struct pl_forest {
                                counted as a tree of its own, as long as its row's */
     int64_t *tree_first;    /* [ntrees + 1] first token of each tree */
     int64_t unshared_tokens; /* what TRL counts in num_tokens: every prompt once per answer */
+    /* Tokens whose rows somebody reads behind the last layer, where that is not all of them (pl_forest_read_*). */
+    bool narrow;
+    int64_t nread;
+    int64_t *read;          /* [nread] rising */
+    uint64_t *read_id;      /* [nread] their dropout ids */
+    pl_attn_run *read_runs; /* one per segment: its read rows as queries, counted through `read`; may be empty */
 } pl_forest;
 
 /* Room for the largest micro-batch of `d` under a budget of tokens (a larger tree goes alone) and at most max_trees
@@ -89,5 +95,18 @@ int pl_forest_build(pl_forest *f, const pl_dataset *d, const int64_t *rows, int6
 /* The part of a batch that gets a gradient, as a batch: f's own tokens and targets under the same numbers, borrowed.
  * Its sequences are still f's; those of mismatched answers have no tokens in it, and their targets are none of its. */
 pl_forest pl_forest_trained(const pl_forest *f);
+
+/* Says which rows are read behind the last layer, after a build (which leaves it at all rows): those of targets, those
+ * that end a sequence (where score heads read), or tokens[0..n). Of a segment, all between its first and its last. */
+void pl_forest_read_targets(pl_forest *f);
+void pl_forest_read_ends(pl_forest *f);
+void pl_forest_read_tokens(pl_forest *f, const int64_t *tokens, int64_t n);
+/* The read rows as the batch: what is run where nothing but these is wanted. Queries only: ids and positions are NULL.
+ * Borrowed. */
+pl_forest pl_forest_reads(const pl_forest *f);
+/* Rows that come out of the last layer, of f or of its trained part; and which of them is this token's, a read one. */
+static inline int64_t pl_forest_rows(const pl_forest *f) { return f->narrow ? f->nread : f->T; }
+static inline int64_t pl_forest_trained_rows(const pl_forest *f) { return f->narrow ? f->trained.nread : f->trained.T; }
+int64_t pl_forest_row(const pl_forest *f, int64_t token);
 
 #endif

@@ -23,7 +23,8 @@ int pl_engine_take(pl_engine *e, const pl_arch *a, const pl_backend *backend, co
                    pl_arena *arena, pl_error *err) {
     *e = (pl_engine){.arch = a, .backend = *backend, .spec = *spec};
     int64_t outputs = pl_rows_padded(spec->outputs);
-    pl_decoder_spec ds = {.max_tokens = spec->tokens, .max_rank = spec->max_rank, .cached = true};
+    pl_decoder_spec ds = {
+        .max_tokens = spec->tokens, .max_read = spec->outputs, .max_rank = spec->max_rank, .cached = true};
     pl_forest_caps caps = {.tokens = spec->tokens, .segments = spec->runs, .ranges = spec->runs, .trees = spec->runs};
     int rc;
     PL_GO(rc, pl_forest_take(&e->forest, &caps, arena, err));
@@ -112,6 +113,7 @@ static int run_head(pl_engine *e, const pl_weights *w, pl_error *err) {
     const pl_ops *ops = e->backend.ops;
     int64_t V = e->arch->V, n = e->noutputs;
     int rc = 0;
+    for (int64_t i = 0; i < n; i++) e->output[i] = pl_forest_row(&e->forest, e->output[i]);
     ops->gather_rows(e->x, e->decoder.x_last, e->output, n, e->arch->C);
     ops->rmsnorm(e->h, NULL, e->x, w->norm, (real)e->arch->eps, n, e->arch->C);
     for (int64_t r = 0; r < n; r++) e->stat[r] = (pl_head_stat){.max = -INFINITY, .argmax = -1};
@@ -128,6 +130,7 @@ out:
 }
 
 int pl_engine_run(pl_engine *e, const pl_weights *w, const pl_lora *lora, pl_error *err) {
+    pl_forest_read_tokens(&e->forest, e->output, e->noutputs);
     int rc = pl_decoder_infer(&e->decoder, w, lora, &e->forest, &e->cache, e->slots, err);
     if (rc == 0 && e->noutputs > 0) rc = run_head(e, w, err);
     if (rc != PL_E_NUMERIC) return rc;

@@ -4,6 +4,9 @@
  *   n  = rmsnorm(x0, norm1);  q,k,v = rope(n Wq'), rope(n Wk'), n Wv';  o = attention(q,k,v);  x1 = x0 + o Wo'
  *   n  = rmsnorm(x1, norm2);  g,u = n Wg', n Wu';  x0 of the next layer = x1 + (silu(g) u) Wd'
  *
+ * Of the last layer, all but keys and values is made only of rows that somebody reads, which then are the batch of a
+ * narrowed pass.
+ *
  * What treats rows one by one is a function over some of them, for pl_pass_rows (rows.c), and pointers are to whole
  * buffers there but for what `rows` returns. Attention, and sums over rows, stand between such functions.
  * Owns the order of operations; the buffers come from decoder_plan.c, the linear layers from linear.c. */
@@ -39,13 +42,12 @@ static void fill_rope(pl_decoder *d, const pl_forest *f) {
     }
 }
 
-static void rope_qk(const pl_pass *p, real *q, real *k, bool inverse) {
+static void rotate(const pl_pass *p, real *x, int64_t heads, bool inverse) {
     const pl_decoder *d = p->d;
-    const pl_arch *a = d->arch;
-    int64_t wide = a->H * a->D, narrow = a->KV * a->D, half = a->D / 2;
-    const real *cosine = rows(p, d->cosine, half), *sine = rows(p, d->sine, half);
-    d->backend.ops->rope(rows(p, q, wide), wide, cosine, sine, inverse, p->T, a->H, a->D, a->D);
-    d->backend.ops->rope(rows(p, k, narrow), narrow, cosine, sine, inverse, p->T, a->KV, a->D, a->D);
+    int64_t D = d->arch->D, width = heads * D, half = D / 2;
+    const real *cosine = rows(p, p->narrow ? d->read_cosine : d->cosine, half);
+    const real *sine = rows(p, p->narrow ? d->read_sine : d->sine, half);
+    d->backend.ops->rope(rows(p, x, width), width, cosine, sine, inverse, p->T, heads, D, D);
 }
 
 static pl_attn attention_of(const pl_arch *a, const pl_forest *f) {
@@ -81,6 +83,43 @@ static void norm_backward(const pl_pass *p, real *x, real *rstd, const real *wei
                                    rstd + p->t0, p->T, a->C);
 }
 
+/* --- the last layer's rows
+ * -----------------------------------------------------------------------------------------------------------
+ */
+
+static bool narrows(const pl_pass *p, int64_t layer) { return p->read && layer + 1 == p->d->arch->L; }
+
+/* The pass over the rows that go behind this layer's keys and values. */
+static pl_pass behind_keys(const pl_pass *p, int64_t layer) {
+    pl_pass part = *p;
+    if (!narrows(p, layer)) return part;
+    part.f = p->read;
+    part.narrow = true;
+    return part;
+}
+
+/* Of a narrowed pass: y = the read rows of x [T,C], of all tokens. */
+static void gather(const pl_pass *p, real *y, const real *x) {
+    int64_t C = p->d->arch->C;
+    for (int64_t r = p->t0; r < p->t0 + p->T; r++)
+        p->d->backend.ops->to_real(y + r * C, x + p->f->read[r] * C, PL_REAL, C);
+}
+
+/* x [T,C] in place: its read rows come first. */
+static void move_up(const pl_forest *read, real *x, int64_t C) {
+    for (int64_t r = 0; r < read->T; r++) memmove(x + r * C, x + read->read[r] * C, (size_t)C * sizeof *x);
+}
+
+/* And back, with zeros between them. */
+static void move_down(const pl_forest *read, real *x, int64_t T, int64_t C) {
+    for (int64_t t = T - 1, r = read->T - 1; t >= 0; t--) {
+        if (r >= 0 && read->read[r] == t)
+            memmove(x + t * C, x + r-- * C, (size_t)C * sizeof *x);
+        else
+            memset(x + t * C, 0, (size_t)C * sizeof *x);
+    }
+}
+
 /* --- attention
  * -----------------------------------------------------------------------------------------------------------------
  */
@@ -95,17 +134,44 @@ static void store_kv(const pl_pass *p, const pl_layer_acts *s, int64_t layer) {
     }
 }
 
+/* The first of a layer's linear layers that read all rows: all of q, k, v, or without q. */
+static pl_lin first_of(const pl_pass *p, int64_t layer) { return narrows(p, layer) ? PL_LIN_K : PL_LIN_Q; }
+
 /* x0 -> q, k, v */
 static int qkv_forward(const pl_pass *p, int64_t layer, pl_error *err) {
     const pl_decoder *d = p->d;
     const pl_layer_acts s = pl_pass_acts(p, layer);
+    pl_lin first = first_of(p, layer);
     real *const y[] = {s.q, s.k, s.v};
     norm(p, s.x0, s.rstd1, p->w->layers[layer].norm1);
-    int rc = pl_linear_forward_all(p, layer, PL_LIN_Q, PL_LEN(y), y, d->n, err);
+    int rc = pl_linear_forward_all(p, layer, first, (int)(PL_LIN_V - first) + 1, y + (first - PL_LIN_Q), d->n, err);
     if (rc) return rc;
-    rope_qk(p, s.q, s.k, false);
+    if (first == PL_LIN_Q) rotate(p, s.q, d->arch->H, false);
+    rotate(p, s.k, d->arch->KV, false);
     if (p->cache) store_kv(p, &s, layer);
     return 0;
+}
+
+/* Of a narrowed pass: x0 -> x1 (without attention yet), q. The second stream's rows are in their place already. */
+static int query_forward(const pl_pass *p, int64_t layer, pl_error *err) {
+    const pl_decoder *d = p->d;
+    const pl_layer_acts s = pl_pass_acts(p, layer);
+    if (!p->beside) gather(p, s.x1, s.x0);
+    norm(p, s.x1, NULL, p->w->layers[layer].norm1);
+    int rc = pl_linear_forward(p, layer, PL_LIN_Q, s.q, d->n, false, false, err);
+    if (rc == 0) rotate(p, s.q, d->arch->H, false);
+    return rc;
+}
+
+/* dq -> dn; n again, and its x and rstd where nobody needs x1 and rstd2 any more. */
+static int query_backward(const pl_pass *p, int64_t layer, pl_error *err) {
+    const pl_decoder *d = p->d;
+    const pl_layer_acts *s = &d->acts[layer];
+    rotate(p, d->dq, d->arch->H, true);
+    gather(p, s->x1, s->x0);
+    norm(p, s->x1, s->rstd2, p->w->layers[layer].norm1);
+    return pl_linear_backward(p, layer, PL_LIN_Q, pl_pass_needs_input_grad(p, layer) ? d->dn : NULL, false, d->dq, d->n,
+                              err);
 }
 
 /* dq, dk, dv -> dn; n again. */
@@ -113,10 +179,15 @@ static int qkv_backward(const pl_pass *p, int64_t layer, pl_error *err) {
     const pl_decoder *d = p->d;
     const pl_layer_acts *s = &d->acts[layer];
     real *dn = pl_pass_needs_input_grad(p, layer) ? d->dn : NULL;
-    int rc;
-    rope_qk(p, d->dq, d->dk, true);
+    bool all = first_of(p, layer) == PL_LIN_Q;
+    int rc = 0;
+    if (all) rotate(p, d->dq, d->arch->H, true);
+    rotate(p, d->dk, d->arch->KV, true);
     norm(p, s->x0, NULL, p->w->layers[layer].norm1);
-    PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_Q, dn, false, d->dq, d->n, err));
+    if (all)
+        PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_Q, dn, false, d->dq, d->n, err));
+    else if (dn) /* products that add are there */
+        memset(rows(p, dn, d->arch->C), 0, (size_t)(p->T * d->arch->C) * sizeof *dn);
     PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_K, dn, true, d->dk, d->n, err));
     PL_GO(rc, pl_linear_backward(p, layer, PL_LIN_V, dn, true, d->dv, d->n, err));
 out:
@@ -133,18 +204,22 @@ static void attend(const pl_pass *p, int64_t layer) {
     d->backend.ops->attn(s.o, p->cache ? NULL : s.lse, s.q, k, v, &at);
 }
 
-/* d_o -> dq, dk, dv */
-static void attend_backward(const pl_pass *p, int64_t layer) {
+/* d_o -> dq, dk, dv. What no query sees gets no gradient: T rows of dk and dv. */
+static void attend_backward(const pl_pass *p, int64_t layer, int64_t T) {
     const pl_decoder *d = p->d;
     const pl_layer_acts *s = &d->acts[layer];
     pl_attn at = attention_of(d->arch, p->f);
+    if (p->narrow) {
+        memset(d->dk, 0, (size_t)(T * at.kv_stride) * sizeof *d->dk);
+        memset(d->dv, 0, (size_t)(T * at.kv_stride) * sizeof *d->dv);
+    }
     d->backend.ops->attn_bwd(d->dq, d->dk, d->dv, d->delta, d->d_o, s->o, s->lse, s->q, s->k, s->v, &at);
 }
 
 /* o -> x1 */
 static int out_forward(const pl_pass *p, int64_t layer, pl_error *err) {
     const pl_layer_acts s = pl_pass_acts(p, layer);
-    copy_rows(p, s.x1, s.x0, p->d->arch->C);
+    if (!p->narrow) copy_rows(p, s.x1, s.x0, p->d->arch->C);
     return pl_linear_forward(p, layer, PL_LIN_O, s.x1, s.o, true, false, err);
 }
 
@@ -226,11 +301,28 @@ static int layer_context(pl_error *err, int rc, int64_t layer, const char *what)
     return rc ? pl_error_context(err, rc, "layer %" PRId64 "%s", layer, what) : 0;
 }
 
-static int begin(pl_decoder *d, const pl_weights *w, const pl_forest *f, pl_error *err) {
+/* Which rows go behind the last layer's keys and values. */
+static void begin_narrow(pl_pass *p, pl_forest *read) {
+    if (!p->f->narrow) return;
+    *read = pl_forest_reads(p->f);
+    p->read = read;
+}
+
+/* read: room for what the pass borrows. */
+static int begin(pl_decoder *d, pl_pass *p, pl_forest *read, pl_error *err) {
+    const pl_forest *f = p->f;
+    const pl_ops *ops = d->backend.ops;
+    int64_t half = d->arch->D / 2;
     if (f->T > d->max_T)
         return PL_FAIL(err, PL_E_INTERNAL, "a batch of %" PRId64 " tokens, room for %" PRId64, f->T, d->max_T);
+    if (pl_forest_rows(f) > d->max_read)
+        return PL_FAIL(err, PL_E_INTERNAL, "%" PRId64 " rows are read, room for %" PRId64, pl_forest_rows(f),
+                       d->max_read);
+    begin_narrow(p, read);
     fill_rope(d, f);
-    d->backend.ops->embed(d->acts[0].x0, w->embed.data, w->embed.type, f->ids, f->T, d->arch->C);
+    if (p->read) ops->gather_rows(d->read_cosine, d->cosine, f->read, f->nread, half);
+    if (p->read) ops->gather_rows(d->read_sine, d->sine, f->read, f->nread, half);
+    ops->embed(d->acts[0].x0, p->w->embed.data, p->w->embed.type, f->ids, f->T, d->arch->C);
     pl_noise_add(d->acts[0].x0, &d->noise, f, d->arch->C);
     return 0;
 }
@@ -264,27 +356,45 @@ static void attend_both(const pl_pass *p, int64_t layer) {
 
 static void pack_qkv(pl_pass *p, int64_t layer, bool back) {
     pl_pass_unpack(p);
-    pl_pass_pack(p, layer, back, PL_LIN_Q, PL_LIN_V);
+    pl_pass_pack(p, layer, back, first_of(p, layer), PL_LIN_V);
 }
 
 /* From o on, and the beginning of the next layer. */
 static void pack_between(pl_pass *p, int64_t layer) {
     pl_pass_unpack(p);
     pl_pass_pack(p, layer, false, PL_LIN_O, PL_LIN_DOWN);
-    if (layer + 1 < p->d->arch->L) pl_pass_pack(p, layer + 1, false, PL_LIN_Q, PL_LIN_V);
+    if (layer + 1 < p->d->arch->L) pl_pass_pack(p, layer + 1, false, first_of(p, layer + 1), PL_LIN_V);
+}
+
+/* What a narrowed pass begins with. */
+static int queries(pl_pass *p, int64_t layer, pl_error *err) {
+    if (!p->narrow) return 0;
+    if (p->both) move_up(p->f, p->d->x_beside, p->d->arch->C);
+    pl_pass_unpack(p);
+    pl_pass_pack(p, layer, false, PL_LIN_Q, PL_LIN_Q);
+    return pl_pass_rows(p, layer, query_forward, err);
+}
+
+/* From attention to the next one. */
+static int layer_forward(const pl_pass *whole, int64_t layer, pl_rows_fn *fn, pl_error *err) {
+    pl_pass p = behind_keys(whole, layer);
+    if (p.f->T == 0) return 0; /* nobody reads anything */
+    int rc = queries(&p, layer, err);
+    if (rc) return rc;
+    attend_both(&p, layer);
+    pack_between(&p, layer);
+    return pl_pass_rows(&p, layer, fn, err);
 }
 
 static int run_forward(pl_decoder *d, pl_pass *p, pl_error *err) {
-    int rc = begin(d, p->w, p->f, err);
+    pl_forest read;
+    int rc = begin(d, p, &read, err);
     if (rc) return rc;
     begin_beside(p);
     pack_qkv(p, 0, false);
     rc = layer_context(err, pl_pass_rows(p, 0, qkv_forward, err), 0, "");
-    for (int64_t l = 0; rc == 0 && l < d->arch->L; l++) {
-        attend_both(p, l);
-        pack_between(p, l);
-        rc = layer_context(err, pl_pass_rows(p, l, between_forward, err), l, "");
-    }
+    for (int64_t l = 0; rc == 0 && l < d->arch->L; l++)
+        rc = layer_context(err, layer_forward(p, l, between_forward, err), l, "");
     return rc;
 }
 
@@ -318,21 +428,26 @@ static int out_and_gate_up(const pl_pass *p, int64_t layer, pl_error *err) {
     return rc ? rc : gate_up_forward(p, layer, err);
 }
 
-static int layer_recompute(pl_pass *p, int64_t layer, pl_error *err) {
-    pack_qkv(p, layer, false);
-    int rc = pl_pass_rows(p, layer, qkv_forward, err);
-    if (rc) return rc;
-    attend(p, layer);
-    pl_pass_unpack(p);
-    pl_pass_pack(p, layer, false, PL_LIN_O, PL_LIN_UP);
-    return pl_pass_rows(p, layer, out_and_gate_up, err);
+static int layer_recompute(pl_pass *whole, int64_t layer, pl_error *err) {
+    pl_pass p = behind_keys(whole, layer);
+    int rc;
+    pack_qkv(whole, layer, false);
+    PL_GO(rc, pl_pass_rows(whole, layer, qkv_forward, err));
+    PL_GO(rc, queries(&p, layer, err));
+    attend(&p, layer);
+    pl_pass_unpack(&p);
+    pl_pass_pack(&p, layer, false, PL_LIN_O, PL_LIN_UP);
+    PL_GO(rc, pl_pass_rows(&p, layer, out_and_gate_up, err));
+out:
+    return rc;
 }
 
 /* Through the norms; a trained norm sums over all rows, so it stands by itself. */
 static int norm1_rows(const pl_pass *p, int64_t layer, pl_error *err) {
     PL_UNUSED(err);
     const pl_layer_acts *s = &p->d->acts[layer];
-    norm_backward(p, s->x0, s->rstd1, p->w->layers[layer].norm1, p->g ? p->g->layers[layer].norm1 : NULL);
+    norm_backward(p, p->narrow ? s->x1 : s->x0, p->narrow ? s->rstd2 : s->rstd1, p->w->layers[layer].norm1,
+                  p->g ? p->g->layers[layer].norm1 : NULL);
     return 0;
 }
 
@@ -385,24 +500,53 @@ static void begin_lent(const pl_pass *p, int64_t layer) {
     zero(p->g->layers[layer].norm2, C);
 }
 
-static int layer_backward(pl_pass *p, int64_t layer, pl_error *err) {
+/* dx -> dx behind attention, d_o. */
+static int behind_attention_backward(pl_pass *p, int64_t layer, pl_error *err) {
     const pl_decoder *d = p->d;
     const pl_layer_acts *s = &d->acts[layer];
-    int rc = 0;
-    begin_lent(p, layer);
-    if (d->recompute) PL_GO(rc, layer_recompute(p, layer, err));
+    int rc;
     pl_pass_unpack(p);
     pl_pass_pack(p, layer, true, PL_LIN_O, PL_LIN_DOWN);
     PL_GO(rc, pl_pass_rows(p, layer, mlp_backward, err));
     const pl_linear_ends mlp[] = {{PL_LIN_DOWN, d->dx, d->act}, {PL_LIN_GATE, s->g, d->n}, {PL_LIN_UP, s->u, d->n}};
     PL_GO(rc, pl_linear_gradients(p, layer, mlp, PL_LEN(mlp), err));
     PL_GO(rc, back_through_norm2(p, layer, err));
-    attend_backward(p, layer);
+out:
+    return rc;
+}
+
+/* What a narrowed pass ends with: dq -> dx of its rows, then of all T tokens. */
+static int queries_backward(pl_pass *p, int64_t layer, int64_t T, pl_error *err) {
+    const pl_decoder *d = p->d;
+    const pl_layer_acts *s = &d->acts[layer];
+    bool further = pl_pass_needs_input_grad(p, layer);
+    int rc;
+    pl_pass_unpack(p);
+    if (further) pl_pass_pack(p, layer, true, PL_LIN_Q, PL_LIN_Q);
+    PL_GO(rc, pl_pass_rows(p, layer, query_backward, err));
+    const pl_linear_ends ends[] = {{PL_LIN_O, d->dx, s->o}, {PL_LIN_Q, d->dq, d->n}};
+    PL_GO(rc, pl_linear_gradients(p, layer, ends, PL_LEN(ends), err));
+    PL_GO(rc, back_through_norm1(p, layer, err));
+    if (further) move_down(p->f, d->dx, T, d->arch->C);
+out:
+    return rc;
+}
+
+static int layer_backward(pl_pass *p, int64_t layer, pl_error *err) {
+    const pl_decoder *d = p->d;
+    const pl_layer_acts *s = &d->acts[layer];
+    pl_pass behind = behind_keys(p, layer);
+    int rc = 0, done = behind.narrow ? 2 : 0;
+    begin_lent(p, layer);
+    if (d->recompute) PL_GO(rc, layer_recompute(p, layer, err));
+    PL_GO(rc, behind_attention_backward(&behind, layer, err));
+    attend_backward(&behind, layer, p->f->T);
+    if (behind.narrow) PL_GO(rc, queries_backward(&behind, layer, p->f->T, err));
     if (pl_pass_needs_input_grad(p, layer)) pack_qkv(p, layer, true);
     PL_GO(rc, pl_pass_rows(p, layer, qkv_backward, err));
     const pl_linear_ends attention[] = {
         {PL_LIN_O, d->dx, s->o}, {PL_LIN_Q, d->dq, d->n}, {PL_LIN_K, d->dk, d->n}, {PL_LIN_V, d->dv, d->n}};
-    PL_GO(rc, pl_linear_gradients(p, layer, attention, PL_LEN(attention), err));
+    PL_GO(rc, pl_linear_gradients(p, layer, attention + done, (int)PL_LEN(attention) - done, err));
     PL_GO(rc, back_through_norm1(p, layer, err));
 out:
     return layer_context(err, rc, layer, ", backward");
@@ -411,9 +555,17 @@ out:
 int pl_decoder_backward(pl_decoder *d, const pl_weights *w, pl_lora *lora, const pl_grads *grads, const pl_forest *f,
                         pl_error *err) {
     pl_pass p = {.d = d, .w = w, .lora = lora, .g = grads, .f = f};
-    p.first_trainable = pl_pass_first_trainable(&p);
+    pl_forest read;
     int rc = 0;
-    for (int64_t l = d->arch->L - 1; rc == 0 && l >= PL_MAX(p.first_trainable, 0); l--) rc = layer_backward(&p, l, err);
+    begin_narrow(&p, &read);
+    p.first_trainable = pl_pass_first_trainable(&p);
+    for (int64_t l = d->arch->L - 1; rc == 0 && l >= PL_MAX(p.first_trainable, 0); l--) {
+        if (pl_forest_rows(f) > 0)
+            rc = layer_backward(&p, l, err);
+        else
+            begin_lent(&p, l); /* nothing was read: no gradient anywhere */
+    }
+    if (pl_forest_rows(f) == 0) return rc;
     if (rc == 0 && grads && grads->embed) d->backend.ops->embed_bwd(grads->embed, d->dx, f->ids, f->T, d->arch->C);
     return rc;
 }
@@ -421,18 +573,17 @@ int pl_decoder_backward(pl_decoder *d, const pl_weights *w, pl_lora *lora, const
 int pl_decoder_find_nonfinite(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_forest *f,
                               int64_t *layer, pl_error *err) {
     pl_pass p = {.d = d, .w = w, .lora = lora, .f = f};
-    int rc = begin(d, w, f, err);
-    int64_t n = f->T * d->arch->C;
+    pl_forest read;
+    int rc = begin(d, &p, &read, err);
+    int64_t n = f->T * d->arch->C, last = pl_forest_rows(f) * d->arch->C;
     *layer = -1;
     if (rc || !isfinite(d->backend.ops->sum_squares(d->acts[0].x0, n))) return rc;
     for (*layer = 0; rc == 0 && *layer < d->arch->L; ++*layer) {
         pack_qkv(&p, *layer, false);
         rc = pl_pass_rows(&p, *layer, qkv_forward, err);
-        if (rc == 0) attend(&p, *layer);
-        pl_pass_unpack(&p);
-        pl_pass_pack(&p, *layer, false, PL_LIN_O, PL_LIN_DOWN);
-        if (rc == 0) rc = pl_pass_rows(&p, *layer, rest_forward, err);
-        if (rc || !isfinite(d->backend.ops->sum_squares(layer_output(&p, *layer), n))) return rc;
+        if (rc == 0) rc = layer_forward(&p, *layer, rest_forward, err);
+        const real *y = layer_output(&p, *layer);
+        if (rc || !isfinite(d->backend.ops->sum_squares(y, *layer + 1 < d->arch->L ? n : last))) return rc;
     }
     return rc;
 }

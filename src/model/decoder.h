@@ -4,7 +4,9 @@
  * A pl_decoder owns no weights: it holds the activations of one micro-batch (dealt out from an arena) and runs whatever
  * weights and adapter it is handed, so that policy and reference share it. T tokens, C width, F inner width, L layers,
  * H heads, KV key heads, D head size. All buffers with a token dimension have room for pl_rows_padded(max tokens) rows.
- */
+ *
+ * Where only some rows are read (forest.h: narrow), the last layer makes keys and values of all tokens, and all else of
+ * these rows only, one behind the other: q, o, lse, x1, g, u, rstd2 and x_last, and their gradients. */
 #ifndef PL_DECODER_H
 #define PL_DECODER_H
 
@@ -35,12 +37,13 @@ typedef struct pl_decoder {
     const pl_arch *arch;
     pl_backend backend;
     int64_t max_T;       /* tokens */
+    int64_t max_read;    /* rows that come out of the last layer */
     bool training;       /* keeps what a backward pass needs */
     bool recompute;      /* gradient checkpointing: keeps only x0 of each layer */
     pl_layer_acts *acts; /* [L]; with recompute, or without training, all but x0 are shared */
     size_t lend_bytes;   /* of each layer, from q on, that its backward pass is the last to use; 0: shared */
-    real *x_last;        /* [T,C] output of the last layer, before the final norm; until a backward pass */
-    real *x_beside;      /* [T,C] the same of a second stream, pl_decoder_forward_both; is dx */
+    real *x_last;        /* [rows,C] output of the last layer, before the final norm; until a backward pass */
+    real *x_beside;      /* [rows,C] the same of a second stream, pl_decoder_forward_both; is dx */
     real *cosine, *sine; /* [T, rot/2] */
     real *n;             /* [T,C] normed input */
     real *act;           /* [T,max(F,C)] silu(g)*u */
@@ -56,17 +59,20 @@ typedef struct pl_decoder {
     size_t packed_bytes;
     pl_arena idle; /* the memory of those from n on, which hold nothing before and after a pass: the head's meanwhile */
     /* backward */
-    real *dx;  /* [T,C] gradient of the residual stream */
+    real *dx;  /* [T,C] gradient of the residual stream; [rows,C] behind the last layer */
     real *dn;  /* [T,C]; is x_last */
     real *d_o; /* [T,H*D] */
     real *dq, *dk, *dv, *delta;
-    real *dact;      /* [T,F] */
-    float *inv_freq; /* [rot/2] */
-    pl_noise noise;  /* on the embeddings of what runs while it is set: training steps only */
+    real *dact;                    /* [T,F] */
+    float *inv_freq;               /* [rot/2] */
+    real *read_cosine, *read_sine; /* [rows, rot/2] of the rows that are read */
+
+    pl_noise noise; /* on the embeddings of what runs while it is set: training steps only */
 } pl_decoder;
 
 typedef struct pl_decoder_spec {
     int64_t max_tokens;
+    int64_t max_read; /* most rows that are read of a batch (pl_forest_rows); 0: all tokens */
     bool training, recompute;
     int64_t max_rank; /* 0: no adapter */
     bool dropout;
@@ -80,8 +86,9 @@ int pl_decoder_take(pl_decoder *d, const pl_arch *arch, const pl_backend *backen
  * which dW come. */
 int pl_decoder_prepare(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_grads *grads, pl_error *err);
 
-/* Fills d->x_last [T,C] for batch f. lora NULL: adapter off. keep: keep activations for pl_decoder_backward.
- * The layer of the first non-finite value is not searched here: pl_decoder_find_nonfinite does it afterwards. */
+/* Fills d->x_last [rows,C], rows = pl_forest_rows(f), for batch f. lora NULL: adapter off. keep: keep activations for
+ * pl_decoder_backward. The layer of the first non-finite value is not searched here: pl_decoder_find_nonfinite does it
+ * afterwards. */
 int pl_decoder_forward(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_forest *f, bool keep,
                        pl_error *err);
 
@@ -92,8 +99,8 @@ int pl_decoder_forward(pl_decoder *d, const pl_weights *w, const pl_lora *lora, 
 int pl_decoder_forward_both(pl_decoder *d, const pl_weights *w, const pl_lora *lora, const pl_lora *beside,
                             const pl_forest *f, pl_error *err);
 
-/* After a forward pass with keep of the same weights, adapter and batch: d->dx must hold dL/dx_last on entry. Adds to
- * grads (NULL: none) and to the adapter's da, db. Skips everything below the first trainable input. */
+/* After a forward pass with keep of the same weights, adapter and batch: d->dx must hold dL/dx_last [rows,C] on entry.
+ * Adds to grads (NULL: none) and to the adapter's da, db. Skips everything below the first trainable input. */
 int pl_decoder_backward(pl_decoder *d, const pl_weights *w, pl_lora *lora, const pl_grads *grads, const pl_forest *f,
                         pl_error *err);
 

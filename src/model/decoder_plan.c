@@ -4,20 +4,21 @@
 #define ACTS "activations"
 #define GRADS "activation gradients"
 
-/* The parts of a layer that are kept for the backward pass, or shared by all layers. */
-static int take_layer(pl_layer_acts *s, const pl_arch *a, int64_t T, int64_t rank, pl_arena *arena, pl_error *err) {
+/* The parts of a layer that are kept for the backward pass, or shared by all layers. R: rows behind keys and values. */
+static int take_layer(pl_layer_acts *s, const pl_arch *a, int64_t T, int64_t R, int64_t rank, pl_arena *arena,
+                      pl_error *err) {
     int64_t q = a->H * a->D, kv = a->KV * a->D;
     int rc;
-    PL_GO(rc, PL_TAKE(arena, &s->q, T * q, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->q, R * q, ACTS, err));
     PL_GO(rc, PL_TAKE(arena, &s->k, T * kv, ACTS, err));
     PL_GO(rc, PL_TAKE(arena, &s->v, T * kv, ACTS, err));
-    PL_GO(rc, PL_TAKE(arena, &s->o, T * q, ACTS, err));
-    PL_GO(rc, PL_TAKE(arena, &s->lse, T * a->H, ACTS, err));
-    PL_GO(rc, PL_TAKE(arena, &s->x1, T * a->C, ACTS, err));
-    PL_GO(rc, PL_TAKE(arena, &s->g, T * a->F, ACTS, err));
-    PL_GO(rc, PL_TAKE(arena, &s->u, T * a->F, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->o, R * q, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->lse, R * a->H, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->x1, R * a->C, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->g, R * a->F, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->u, R * a->F, ACTS, err));
     PL_GO(rc, PL_TAKE(arena, &s->rstd1, T, ACTS, err));
-    PL_GO(rc, PL_TAKE(arena, &s->rstd2, T, ACTS, err));
+    PL_GO(rc, PL_TAKE(arena, &s->rstd2, R, ACTS, err));
     if (rank > 0) PL_GO(rc, PL_TAKE(arena, &s->low, PL_LIN_COUNT * T * rank, ACTS, err));
 out:
     return rc;
@@ -33,11 +34,13 @@ static int take_acts(pl_decoder *d, const pl_decoder_spec *spec, int64_t T, pl_a
     pl_layer_acts *acts = NULL;
     PL_GO(rc, PL_TAKE(arena, &acts, a->L, "activation table", err));
     int64_t rank = spec->training ? spec->max_rank : 0;
-    if (!own) PL_GO(rc, take_layer(&shared, a, T, rank, arena, err));
+    /* The last layer's room is lent to the gradients of the one below, which without an adapter are large. */
+    int64_t last = rank > 0 ? pl_rows_padded(d->max_read) : T;
+    if (!own) PL_GO(rc, take_layer(&shared, a, T, T, rank, arena, err));
     for (int64_t l = 0; l < a->L; l++) {
         pl_layer_acts s = shared;
         pl_mark before = pl_arena_mark(arena);
-        if (own) PL_GO(rc, take_layer(&s, a, T, rank, arena, err));
+        if (own) PL_GO(rc, take_layer(&s, a, T, l + 1 < a->L ? T : last, rank, arena, err));
         d->lend_bytes = pl_arena_mark(arena) - before;
         if (spec->training || l < 2) PL_GO(rc, PL_TAKE(arena, &s.x0, T * a->C, ACTS, err));
         if (l < 2) turn[l] = s.x0;
@@ -95,6 +98,7 @@ int pl_decoder_take(pl_decoder *d, const pl_arch *a, const pl_backend *backend, 
     *d = (pl_decoder){.arch = a,
                       .backend = *backend,
                       .max_T = spec->max_tokens,
+                      .max_read = spec->max_read ? spec->max_read : spec->max_tokens,
                       .training = spec->training,
                       .recompute = spec->recompute,
                       .cached = spec->cached,
@@ -105,6 +109,8 @@ int pl_decoder_take(pl_decoder *d, const pl_arch *a, const pl_backend *backend, 
     PL_GO(rc, take_acts(d, spec, T, arena, err));
     PL_GO(rc, PL_TAKE(arena, &d->cosine, T * half, "rope", err));
     PL_GO(rc, PL_TAKE(arena, &d->sine, T * half, "rope", err));
+    PL_GO(rc, PL_TAKE(arena, &d->read_cosine, d->max_read * half, "rope", err));
+    PL_GO(rc, PL_TAKE(arena, &d->read_sine, d->max_read * half, "rope", err));
     PL_GO(rc, PL_TAKE(arena, &d->inv_freq, half, "rope", err));
     if (spec->training) PL_GO(rc, PL_TAKE(arena, &d->dx, T * a->C, GRADS, err));
     d->dn = d->x_last; /* which the head has read by then */

@@ -89,10 +89,10 @@ static int index_targets(pl_head *h, const pl_forest *f, pl_error *err) {
         h->order[at] = i;
     }
     for (int64_t i = 0; i < h->N; i++) {
-        int64_t token = f->targets[h->order[i]].token;
-        if (h->R == 0 || h->rows[h->R - 1] != token) {
+        int64_t row = pl_forest_row(f, f->targets[h->order[i]].token);
+        if (h->R == 0 || h->rows[h->R - 1] != row) {
             if (h->R == h->max_rows) return PL_FAIL(err, PL_E_INTERNAL, "more than %" PRId64 " head rows", h->max_rows);
-            h->rows[h->R] = token;
+            h->rows[h->R] = row;
             h->first[h->R++] = i;
         }
         h->target_row[h->order[i]] = h->R - 1;
@@ -101,10 +101,10 @@ static int index_targets(pl_head *h, const pl_forest *f, pl_error *err) {
     return 0;
 }
 
-/* Rows of the tokens [0, tokens). */
-static int64_t rows_before(const pl_head *h, int64_t tokens) {
+/* Those of the first `rows` rows of the batch. */
+static int64_t rows_before(const pl_head *h, int64_t rows) {
     int64_t n = h->R;
-    while (n > 0 && h->rows[n - 1] >= tokens) n--;
+    while (n > 0 && h->rows[n - 1] >= rows) n--;
     return n;
 }
 
@@ -200,7 +200,8 @@ int pl_head_forward(pl_head *h, const pl_weights *w, const pl_forest *f, const r
     int others = pl_head_split(h, h->R);
     ops->gather_rows(h->x, x_last, h->rows, h->R, C);
     ops->rmsnorm(h->h, h->rstd, h->x, w->norm, (real)h->arch->eps, h->R, C);
-    int64_t trained = want_grad && h->m ? rows_before(h, f->trained.T) : 0; /* the others get no gradient */
+    int64_t trained =
+        want_grad && h->m ? rows_before(h, pl_forest_trained_rows(f)) : 0; /* the others get no gradient */
     pl_head_run run = {.h = h, .w = w, .f = f, .step = forward_step, .splits = true, .rows = h->R, .back = trained};
     rc = pl_head_tiles_run(&run, err);
     if (rc) return pl_error_context(err, rc, "head");
@@ -285,7 +286,7 @@ static int backward_trained(pl_head *h, const pl_weights *w, real *dw, const pl_
 int pl_head_backward(pl_head *h, const pl_weights *w, const pl_grads *grads, const pl_forest *f, const double *c,
                      real *dx, pl_error *err) {
     const pl_ops *ops = h->backend.ops;
-    int64_t C = h->arch->C, R = rows_before(h, f->T);
+    int64_t C = h->arch->C, R = rows_before(h, pl_forest_rows(f));
     real *dw = grads ? (grads->head ? grads->head : h->arch->tied ? grads->embed : NULL) : NULL;
     int rc = 0;
     if (h->m && !dw)
@@ -293,7 +294,7 @@ int pl_head_backward(pl_head *h, const pl_weights *w, const pl_grads *grads, con
     else
         rc = backward_trained(h, w, dw, f, c, R, err);
     if (rc) return pl_error_context(err, rc, "head, backward");
-    memset(dx, 0, (size_t)(f->T * C) * sizeof *dx);
+    memset(dx, 0, (size_t)(pl_forest_rows(f) * C) * sizeof *dx);
     ops->rmsnorm_bwd(h->dh, false, grads ? grads->norm : NULL, h->dh, h->x, w->norm, h->rstd, R, C);
     ops->scatter_add_rows(dx, h->dh, h->rows, R, C);
     return 0;

@@ -26,7 +26,7 @@ typedef struct pl_head {
     int64_t max_rows, max_targets;
     int64_t R, N;
     /* which rows, which targets: sorted by token; targets of row i are order[first[i] .. first[i+1]) */
-    int64_t *rows;  /* [R] token index */
+    int64_t *rows;  /* [R] row of x_last */
     int64_t *first; /* [R+1] */
     int64_t *order; /* [N] index into f->targets */
     /* results */
@@ -67,13 +67,13 @@ int pl_head_take(pl_head *h, const pl_arch *arch, const pl_backend *backend, con
                  pl_error *err);
 int pl_head_prepare(pl_head *h, const pl_weights *w, bool trained, pl_error *err);
 
-/* Log-probs and statistics of all targets of f, from x_last [T,C]. want_grad: keeps what one pl_head_backward needs
- * for f->trained. */
+/* Log-probs and statistics of all targets of f, from x_last [rows,C], rows = pl_forest_rows(f). want_grad: keeps what
+ * one pl_head_backward needs for f->trained. */
 int pl_head_forward(pl_head *h, const pl_weights *w, const pl_forest *f, const real *x_last, bool want_grad,
                     pl_error *err);
 
-/* f: the batch of the forward pass, or pl_forest_trained's part of it. dx [T,C] = dL/dx_last, from c [N] = dL/dlogp of
- * each target; overwritten, zero where no target is. Adds to grads->norm and to the head's (or tied embedding's)
+/* f: the batch of the forward pass, or pl_forest_trained's part of it. dx [rows,C] = dL/dx_last, from c [N] = dL/dlogp
+ * of each target; overwritten, zero where no target is. Adds to grads->norm and to the head's (or tied embedding's)
  * gradient when not NULL. grads NULL: all frozen. */
 int pl_head_backward(pl_head *h, const pl_weights *w, const pl_grads *grads, const pl_forest *f, const double *c,
                      real *dx, pl_error *err);

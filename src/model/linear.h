@@ -15,6 +15,8 @@ typedef struct pl_pass {
     bool beside;       /* this part is of the second stream: `lora` is then its own */
     const pl_grads *g; /* NULL: frozen weights */
     const pl_forest *f;
+    const pl_forest *read;    /* rows that go behind the last layer's keys and values; NULL: all */
+    bool narrow;              /* f is `read`, in the last layer */
     const pl_kv_cache *cache; /* generation, with the row of each token; else NULL */
     const int64_t *slots;
     int64_t first_trainable;          /* layer; -1: the embeddings are trained; L: nothing is */

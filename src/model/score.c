@@ -28,7 +28,7 @@ int pl_score_head_forward(pl_score_head *s, const pl_weights *w, const pl_lora *
     if (f->nsequences > s->max_S)
         return PL_FAIL(err, PL_E_INTERNAL, "%" PRId64 " scores, room for %" PRId64, f->nsequences, s->max_S);
     s->S = f->nsequences;
-    for (int64_t i = 0; i < s->S; i++) s->rows[i] = f->sequences[i].last;
+    for (int64_t i = 0; i < s->S; i++) s->rows[i] = pl_forest_row(f, f->sequences[i].last);
     if (lora && lora->score)
         memcpy(s->w, lora->score, (size_t)C * sizeof *s->w);
     else
@@ -52,7 +52,7 @@ void pl_score_head_backward(pl_score_head *s, const pl_weights *w, real *dscore,
         if (dscore) ops->axpy(dscore, (real)d_score[i], s->h + i * C, C);
         ops->axpy(s->dh + i * C, (real)d_score[i], s->w, C);
     }
-    memset(dx, 0, (size_t)(f->T * C) * sizeof *dx);
+    memset(dx, 0, (size_t)(pl_forest_rows(f) * C) * sizeof *dx);
     ops->rmsnorm_bwd(s->dh, false, dnorm, s->dh, s->x, w->norm, s->rstd, s->S, C);
     ops->scatter_add_rows(dx, s->dh, s->rows, s->S, C);
 }

@@ -8,7 +8,9 @@
 
 int pl_worker_take(pl_worker *k, const pl_arch *arch, const pl_backend *backend, const pl_worker_spec *spec,
                    pl_arena *arena, pl_error *err) {
+    bool lm = arch->head == PL_ARCH_LM;
     pl_decoder_spec ds = {.max_tokens = spec->caps.tokens,
+                          .max_read = PL_MIN(spec->caps.tokens, lm ? spec->caps.targets : spec->caps.sequences),
                           .training = spec->training,
                           .recompute = spec->recompute,
                           .max_rank = spec->max_rank,
@@ -22,7 +24,7 @@ int pl_worker_take(pl_worker *k, const pl_arch *arch, const pl_backend *backend,
     int rc;
     PL_GO(rc, pl_forest_take(&k->forest, &spec->caps, arena, err));
     PL_GO(rc, pl_decoder_take(&k->decoder, arch, backend, &ds, arena, err));
-    if (arch->head == PL_ARCH_LM) {
+    if (lm) {
         PL_GO(rc, pl_head_take(&k->head, arch, backend, &hs, arena, err));
         if (spec->training) PL_GO(rc, PL_TAKE(arena, &k->c, spec->caps.targets, "head", err));
     } else {
@@ -61,6 +63,17 @@ int pl_worker_lend(const pl_worker *k, pl_trainable *t, const pl_model *m, pl_er
     return rc;
 }
 
+static int build(pl_worker *k, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t step_index,
+                 bool score_prompt, pl_error *err) {
+    int rc = pl_forest_build(&k->forest, d, rows, n, step_index, true, score_prompt, err);
+    if (rc) return rc;
+    if (pl_worker_is_scored(k))
+        pl_forest_read_ends(&k->forest);
+    else
+        pl_forest_read_targets(&k->forest);
+    return 0;
+}
+
 static int run(pl_worker *k, const pl_weights *w, const pl_lora *lora, bool keep, pl_error *err) {
     int rc = pl_decoder_forward(&k->decoder, w, lora, &k->forest, keep, err);
     if (rc) return rc;
@@ -70,7 +83,7 @@ static int run(pl_worker *k, const pl_weights *w, const pl_lora *lora, bool keep
 
 int pl_worker_forward(pl_worker *k, const pl_weights *w, const pl_lora *lora, const pl_dataset *d, const int64_t *rows,
                       int64_t n, int64_t step_index, bool score_prompt, pl_use use, pl_error *err) {
-    int rc = pl_forest_build(&k->forest, d, rows, n, step_index, true, score_prompt, err);
+    int rc = build(k, d, rows, n, step_index, score_prompt, err);
     if (rc) return rc;
     if (use == PL_FOR_GRADIENT) k->forest = pl_forest_trained(&k->forest);
     return run(k, w, lora, use != PL_FOR_SCORES, err);
@@ -80,7 +93,7 @@ int pl_worker_forward_both(pl_worker *k, const pl_weights *w, const pl_lora *lor
                            double *beside_logp, const pl_dataset *d, const int64_t *rows, int64_t n, int64_t step_index,
                            bool score_prompt, pl_use use, pl_error *err) {
     int rc;
-    PL_GO(rc, pl_forest_build(&k->forest, d, rows, n, step_index, true, score_prompt, err));
+    PL_GO(rc, build(k, d, rows, n, step_index, score_prompt, err));
     PL_GO(rc, pl_decoder_forward_both(&k->decoder, w, lora, beside, &k->forest, err));
     PL_GO(rc, pl_head_forward(&k->head, w, &k->forest, k->decoder.x_beside, false, err));
     for (int64_t s = 0; s < k->forest.nsequences; s++) beside_logp[s] = pl_worker_sequence_logp(k, s);

@@ -116,6 +116,7 @@ static pl_span put_ids(fixture *f, int64_t n) {
 static void build(fixture *f, bool share) {
     int64_t order[8] = {0, 1, 2, 3, 4, 5, 6, 7};
     CHECK(pl_forest_build(&f->forest, &f->data, order, f->data.n, 0, share, false, &check_err));
+    if (f->data.kind != PL_DATA_TEXT) pl_forest_read_targets(&f->forest); /* of texts, tests look at all rows */
 }
 
 void fixture_text(fixture *f, const int64_t *ids, int64_t n) {

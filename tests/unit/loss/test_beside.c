@@ -36,7 +36,7 @@ static bool equal(const real *a, const real *b, int64_t n) { return memcmp(a, b,
 /* The gradient of all adapters for a random dL/dx_last, in one array. */
 static real *gradient(fixture *f) {
     real *all = test_zeros(f->trainable.elements), *to = all;
-    for (int64_t i = 0; i < f->forest.T * f->model.arch.C; i++)
+    for (int64_t i = 0; i < pl_forest_rows(&f->forest) * f->model.arch.C; i++)
         f->decoder.dx[i] = (real)(2 * pl_rng_unit64(SEED, (uint64_t)i) - 1);
     pl_trainable_zero_grads(&f->trainable);
     must(pl_decoder_backward(&f->decoder, f->weights, f->adapter, NULL, &f->forest, &err));
@@ -47,12 +47,12 @@ static real *gradient(fixture *f) {
 
 static real *alone(fixture *f, const pl_lora *lora, bool keep) {
     must(pl_decoder_forward(&f->decoder, f->weights, lora, &f->forest, keep, &err));
-    return copy_of(f->decoder.x_last, f->forest.T * f->model.arch.C);
+    return copy_of(f->decoder.x_last, pl_forest_rows(&f->forest) * f->model.arch.C);
 }
 
 /* One batch both ways. `other`: the adapter of the second stream. */
 static void check(fixture *f, const pl_lora *other) {
-    int64_t n = f->forest.T * f->model.arch.C;
+    int64_t n = pl_forest_rows(&f->forest) * f->model.arch.C;
     real *beside = alone(f, other, false), *policy = alone(f, f->adapter, true), *grad = gradient(f);
     must(pl_decoder_forward_both(&f->decoder, f->weights, f->adapter, other, &f->forest, &err));
     assert_true(equal(f->decoder.x_beside, beside, n));
@@ -65,7 +65,7 @@ static void check(fixture *f, const pl_lora *other) {
 
 /* The policy's adapter in both streams: what a reference that was not switched off would give. */
 static void check_wrong(fixture *f) {
-    int64_t n = f->forest.T * f->model.arch.C;
+    int64_t n = pl_forest_rows(&f->forest) * f->model.arch.C;
     real *off = alone(f, NULL, false);
     must(pl_decoder_forward_both(&f->decoder, f->weights, f->adapter, f->adapter, &f->forest, &err));
     assert_false(equal(f->decoder.x_beside, off, n));

@@ -77,6 +77,7 @@ static void forest_and_copies(void **state) {
         memcpy(kept + at, f.trainable.params[i].grad, (size_t)f.trainable.params[i].n * sizeof(real));
     pl_trainable_zero_grads(&f.trainable);
     MUST(pl_forest_build(&k->forest, &f.data, rows, 3, 0, false, PL_FOR_SCORES, err));
+    pl_forest_read_ends(&k->forest);
     MUST(pl_decoder_forward(&k->decoder, &f.trainable.weights, &f.trainable.lora, &k->forest, true, err));
     MUST(pl_score_head_forward(&k->score, &f.trainable.weights, &f.trainable.lora, &k->forest, k->decoder.x_last, err));
     for (int64_t i = 0; i < 6; i++) assert_true(fabs(k->score.score[i] - f.got[i]) <= 1e-5);
@@ -126,7 +127,9 @@ static void read_at_the_end(void **state) {
     f.ids[s->first + s->count - 1] = 0; /* the answer ends in the pad */
     MUST(pl_worker_forward(&f.worker, &f.model.stored, NULL, &f.data, rows, 1, 0, false, PL_FOR_SCORES, err));
     double at_pad = f.worker.score.score[0];
-    assert_int_equal(f.worker.score.rows[0], f.rows[0].prompt.count + s->count - 1);
+    assert_int_equal(f.worker.score.rows[0], 0);
+    assert_int_equal(f.worker.forest.nread, 2); /* the last of each answer */
+    assert_int_equal(f.worker.forest.read[0], f.rows[0].prompt.count + s->count - 1);
     s->count--; /* what transformers reads, and TRL where it pads with eos */
     MUST(pl_worker_forward(&f.worker, &f.model.stored, NULL, &f.data, rows, 1, 0, false, PL_FOR_SCORES, err));
     printf("score at the final pad %.6f, one token earlier %.6f\n", at_pad, f.worker.score.score[0]);
