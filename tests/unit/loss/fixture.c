@@ -1,6 +1,9 @@
 /* fixture.c: see fixture.h. */
 #include "unit/loss/fixture.h"
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 #include <stdio.h>
 #include <string.h>
 
@@ -17,10 +20,25 @@ static pl_error check_err;
 
 double test_max(double a, double b) { return isnan(a) || isnan(b) ? NAN : PL_MAX(a, b); }
 
+void test_threads(int n) {
+#ifdef _OPENMP
+    omp_set_num_threads(n);
+#else
+    PL_UNUSED(n);
+#endif
+}
+
 real *test_zeros(int64_t n) {
     real *p = NULL;
     CHECK(PL_NEW(&p, n, &check_err));
     return p;
+}
+
+real *test_gradients(const fixture *f) {
+    real *all = test_zeros(f->trainable.elements), *to = all;
+    for (int64_t i = 0; i < f->trainable.n; to += f->trainable.params[i++].n)
+        memcpy(to, f->trainable.params[i].grad, (size_t)f->trainable.params[i].n * sizeof *to);
+    return all;
 }
 
 static void golden_path(char out[512], const char *dir, const char *file) {

@@ -50,7 +50,9 @@ double fixture_load_batch(fixture *f, const char *dir, const char *file, bool sh
 /* Loss (mean) of f->data and its gradient in f->trainable. */
 double fixture_loss_and_gradient(fixture *f);
 
+void test_threads(int n); /* of OpenMP, where there is */
 real *test_zeros(int64_t n);
+real *test_gradients(const fixture *f); /* of everything trained, one behind the other; freed by the caller */
 pl_tensors *test_tensors(const char *dir, const char *file);
 double test_max(double a, double b); /* NaN wins */
 

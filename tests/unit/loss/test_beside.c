@@ -1,9 +1,6 @@
 /* test_beside.c: reference and policy in one run over the layers (pl_decoder_forward_both) against a run each: every
  * bit of both outputs and of the gradient that follows, for few rows and many, on one thread and several, recomputed or
  * not; and that a second stream with the wrong adapter would be seen. ctest-label: threads */
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #include <stdio.h>
 #include <string.h>
 
@@ -17,14 +14,6 @@ static void must(int rc) {
     if (rc) fail_msg("%s", err.text);
 }
 
-static void use_threads(int n) {
-#ifdef _OPENMP
-    omp_set_num_threads(n);
-#else
-    PL_UNUSED(n);
-#endif
-}
-
 static real *copy_of(const real *x, int64_t n) {
     real *y = test_zeros(n);
     memcpy(y, x, (size_t)n * sizeof *y);
@@ -35,14 +24,11 @@ static bool equal(const real *a, const real *b, int64_t n) { return memcmp(a, b,
 
 /* The gradient of all adapters for a random dL/dx_last, in one array. */
 static real *gradient(fixture *f) {
-    real *all = test_zeros(f->trainable.elements), *to = all;
     for (int64_t i = 0; i < pl_forest_rows(&f->forest) * f->model.arch.C; i++)
         f->decoder.dx[i] = (real)(2 * pl_rng_unit64(SEED, (uint64_t)i) - 1);
     pl_trainable_zero_grads(&f->trainable);
     must(pl_decoder_backward(&f->decoder, f->weights, f->adapter, NULL, &f->forest, &err));
-    for (int64_t i = 0; i < f->trainable.n; to += f->trainable.params[i++].n)
-        memcpy(to, f->trainable.params[i].grad, (size_t)f->trainable.params[i].n * sizeof *to);
-    return all;
+    return test_gradients(f);
 }
 
 static real *alone(fixture *f, const pl_lora *lora, bool keep) {
@@ -95,7 +81,7 @@ static void check_other_rank(fixture *f) {
 static void check_all(int threads, int64_t tokens, bool recompute, bool bf16) {
     fixture f;
     int64_t ids[512];
-    use_threads(threads);
+    test_threads(threads);
     if (bf16)
         setenv("PLUMB_BF16", "1", 1);
     else
@@ -126,7 +112,7 @@ static void same_bits(void **state) {
 static void pairs(void **state) {
     PL_UNUSED(state);
     fixture f;
-    use_threads(2);
+    test_threads(2);
     unsetenv("PLUMB_BF16");
     fixture_open_training(&f, "llama_gqa_tied", "adapters/lora_all", false);
     fixture_load_batch(&f, "adapters/lora_all", "dpo.json", true);

@@ -1,9 +1,6 @@
 /* test_lent.c: gradients of blocks in the activations of the block above (pl_worker_lend) against gradients in memory
  * of their own: every bit, for adapters and for all weights, few rows and many, on one thread and several, step after
  * step; and that activations which are still read would be seen. ctest-label: threads */
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #include <stdio.h>
 #include <string.h>
 
@@ -18,26 +15,15 @@ static void must(int rc) {
     if (rc) fail_msg("%s", err.text);
 }
 
-static void use_threads(int n) {
-#ifdef _OPENMP
-    omp_set_num_threads(n);
-#else
-    PL_UNUSED(n);
-#endif
-}
-
 /* The gradient of everything for a random dL/dx_last, in one array. */
 static real *gradient(fixture *f) {
-    real *all = test_zeros(f->trainable.elements), *to = all;
     const pl_grads *grads = f->trainable.is_lora ? NULL : &f->trainable.grads;
     pl_trainable_begin_grads(&f->trainable);
     must(pl_decoder_forward(&f->decoder, f->weights, f->adapter, &f->forest, true, &err));
     for (int64_t i = 0; i < f->forest.T * f->model.arch.C; i++)
         f->decoder.dx[i] = (real)(2 * pl_rng_unit64(SEED, (uint64_t)i) - 1);
     must(pl_decoder_backward(&f->decoder, f->weights, f->adapter, grads, &f->forest, &err));
-    for (int64_t i = 0; i < f->trainable.n; to += f->trainable.params[i++].n)
-        memcpy(to, f->trainable.params[i].grad, (size_t)f->trainable.params[i].n * sizeof *to);
-    return all;
+    return test_gradients(f);
 }
 
 static bool same(const fixture *f, const real *a, const real *b) {
@@ -87,7 +73,7 @@ static void open_with(fixture *f, const char *adapter, int64_t tokens, bool bf16
 
 static void check(const char *adapter, int threads, int64_t tokens, bool bf16, double dropout, bool early) {
     fixture f;
-    use_threads(threads);
+    test_threads(threads);
     open_with(&f, adapter, tokens, bf16, dropout);
     real *own = gradient(&f);
     if (early)

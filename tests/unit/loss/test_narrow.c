@@ -1,9 +1,6 @@
 /* test_narrow.c: behind the last layer's keys and values only the rows that somebody reads are run (forest.h: narrow):
  * the same log-probs and gradients as with all rows, whatever lies in the buffers; no more rows than that are computed;
  * and a row too few, or one that sees too little, would be found. ctest-label: threads */
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #include <stdio.h>
 #include <string.h>
 
@@ -16,14 +13,6 @@ static pl_error err;
 
 static void must(int rc) {
     if (rc) fail_msg("%s", err.text);
-}
-
-static void use_threads(int n) {
-#ifdef _OPENMP
-    omp_set_num_threads(n);
-#else
-    PL_UNUSED(n);
-#endif
 }
 
 static double draw(int stream, int64_t i) { return pl_rng_unit64(SEED + (uint64_t)stream, (uint64_t)i); }
@@ -73,10 +62,9 @@ static void result_free(result *r) { pl_free(r->logp), pl_free(r->grad); }
 /* Forward and backward of f->forest, with random dL/dlogp. */
 static result run(fixture *f) {
     const pl_grads *g = f->trainable.is_lora ? NULL : &f->trainable.grads;
-    result r = {test_zeros(f->forest.ntargets), test_zeros(f->trainable.elements)};
+    result r = {.logp = test_zeros(f->forest.ntargets)};
     const pl_forest trained = pl_forest_trained(&f->forest);
     double c[512];
-    real *to = r.grad;
     poison(f);
     fixture_forward(f, true);
     memcpy(r.logp, f->head.logp, (size_t)f->forest.ntargets * sizeof *r.logp);
@@ -84,8 +72,7 @@ static result run(fixture *f) {
     pl_trainable_zero_grads(&f->trainable);
     must(pl_head_backward(&f->head, f->weights, g, &trained, c, f->decoder.dx, &err));
     must(pl_decoder_backward(&f->decoder, f->weights, f->adapter, g, &trained, &err));
-    for (int64_t i = 0; i < f->trainable.n; to += f->trainable.params[i++].n)
-        memcpy(to, f->trainable.params[i].grad, (size_t)f->trainable.params[i].n * sizeof *to);
+    r.grad = test_gradients(f);
     return r;
 }
 
@@ -112,7 +99,7 @@ static double gradients_apart(const fixture *f, const result *a, const result *b
     return worst;
 }
 
-/* Sums of a few hundred products in another order: 1e-5, as for any other cut of a step (DECISIONS 1). */
+/* Sums of a few hundred products in another order: 1e-5, as for any other cut of a step. */
 static void check(fixture *f, const char *what) {
     f->forest.narrow = false;
     result wide = run(f);
@@ -129,7 +116,7 @@ static void check(fixture *f, const char *what) {
 static void check_model(const char *model, const char *adapter, int threads, bool recompute) {
     fixture f;
     char what[96];
-    use_threads(threads);
+    test_threads(threads);
     unsetenv("PLUMB_BF16");
     fixture_open_training(&f, model, adapter, recompute);
     for (int aside = 0; aside < 2; aside++)
@@ -172,7 +159,7 @@ static void count_attn(real *o, real *lse, const real *q, const real *k, const r
 static void only_these_rows(void **state) {
     PL_UNUSED(state);
     fixture f;
-    use_threads(2);
+    test_threads(2);
     unsetenv("PLUMB_BF16");
     fixture_open_training(&f, "llama_gqa_tied", "adapters/lora_all", false);
     load(&f, false);
@@ -199,7 +186,7 @@ static void only_these_rows(void **state) {
 static void mistakes_show(void **state) {
     PL_UNUSED(state);
     fixture f;
-    use_threads(1);
+    test_threads(1);
     unsetenv("PLUMB_BF16");
     fixture_open_training(&f, "llama_gqa_tied", "adapters/lora_all", false);
     load(&f, false);
