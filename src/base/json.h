@@ -8,8 +8,8 @@
 typedef struct json_object pl_json;
 
 /* Parses n bytes of strict UTF-8 JSON (Python's NaN and Infinity too); trailing bytes other than white space are an
- * error, so are duplicate keys and half of a surrogate pair (\ud800 without its partner). `what` names the source in errors ("config.json", "pairs.jsonl:12"). PL_E_FORMAT,
- * PL_E_NOMEM. */
+ * error, so are duplicate keys and half of a surrogate pair (\ud800 without its partner). `what` names the source in
+ * errors ("config.json", "pairs.jsonl:12"). PL_E_FORMAT, PL_E_NOMEM. */
 int pl_json_parse(pl_json **out, const char *text, size_t n, const char *what, pl_error *err);
 /* A whole file of at most max_bytes. PL_E_IO when it cannot be read. */
 int pl_json_load(pl_json **out, const char *path, size_t max_bytes, pl_error *err);

@@ -125,7 +125,7 @@ typedef struct pl_ops {
 
     /* Sampling, in the calling thread alone; z holds finite numbers and -infinity. exp_sum: p[i] = exp(factor * (z[i] -
      * top)) in double, 0 where that is below e^-700 (factor * (z[i] - top) <= 700), and the sum of them. select: the
-     * indices in [0, n) with z >= least in rising order, and how many. block_max: max[b] of z [PL_BLOCK_MAX * b, ...) */
+     * indices in [0, n) with z >= least in rising order, and how many. block_max: max[b] of the b-th PL_BLOCK_MAX. */
     double (*exp_sum)(double *p, const real *z, double factor, real top, int64_t n);
     int64_t (*select)(int32_t *index, const real *z, real least, int64_t n);
     void (*block_max)(real *max, const real *z, int64_t n);
