@@ -28,6 +28,13 @@ void test_threads(int n) {
 #endif
 }
 
+void test_bf16(bool on) {
+    if (on)
+        setenv("PLUMB_BF16", "1", 1);
+    else
+        unsetenv("PLUMB_BF16");
+}
+
 real *test_zeros(int64_t n) {
     real *p = NULL;
     CHECK(PL_NEW(&p, n, &check_err));

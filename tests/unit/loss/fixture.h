@@ -51,6 +51,7 @@ double fixture_load_batch(fixture *f, const char *dir, const char *file, bool sh
 double fixture_loss_and_gradient(fixture *f);
 
 void test_threads(int n); /* of OpenMP, where there is */
+void test_bf16(bool on);  /* of fixtures opened from now on */
 real *test_zeros(int64_t n);
 real *test_gradients(const fixture *f); /* of everything trained, one behind the other; freed by the caller */
 pl_tensors *test_tensors(const char *dir, const char *file);

@@ -82,10 +82,7 @@ static void check_all(int threads, int64_t tokens, bool recompute, bool bf16) {
     fixture f;
     int64_t ids[512];
     test_threads(threads);
-    if (bf16)
-        setenv("PLUMB_BF16", "1", 1);
-    else
-        unsetenv("PLUMB_BF16");
+    test_bf16(bf16);
     fixture_open_training(&f, "llama_gqa_tied", "adapters/lora_all", recompute);
     for (int64_t i = 0; i < tokens; i++)
         ids[i] = (int64_t)(pl_rng_unit64(SEED + 1, (uint64_t)i) * (double)f.model.arch.V);
@@ -113,7 +110,7 @@ static void pairs(void **state) {
     PL_UNUSED(state);
     fixture f;
     test_threads(2);
-    unsetenv("PLUMB_BF16");
+    test_bf16(false);
     fixture_open_training(&f, "llama_gqa_tied", "adapters/lora_all", false);
     fixture_load_batch(&f, "adapters/lora_all", "dpo.json", true);
     check(&f, NULL);

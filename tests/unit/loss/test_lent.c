@@ -59,10 +59,7 @@ static void lend_too_early(fixture *f) {
 
 static void open_with(fixture *f, const char *adapter, int64_t tokens, bool bf16, double dropout) {
     int64_t ids[512];
-    if (bf16)
-        setenv("PLUMB_BF16", "1", 1);
-    else
-        unsetenv("PLUMB_BF16");
+    test_bf16(bf16);
     fixture_open_training(f, "llama_gqa_tied", adapter, false);
     for (int64_t i = 0; i < tokens; i++)
         ids[i] = (int64_t)(pl_rng_unit64(SEED + 1, (uint64_t)i) * (double)f->model.arch.V);

@@ -117,7 +117,7 @@ static void check_model(const char *model, const char *adapter, int threads, boo
     fixture f;
     char what[96];
     test_threads(threads);
-    unsetenv("PLUMB_BF16");
+    test_bf16(false);
     fixture_open_training(&f, model, adapter, recompute);
     for (int aside = 0; aside < 2; aside++)
         for (int dropout = 0; dropout < (adapter ? 2 : 1); dropout++) {
@@ -160,7 +160,7 @@ static void only_these_rows(void **state) {
     PL_UNUSED(state);
     fixture f;
     test_threads(2);
-    unsetenv("PLUMB_BF16");
+    test_bf16(false);
     fixture_open_training(&f, "llama_gqa_tied", "adapters/lora_all", false);
     load(&f, false);
     pl_forest_read_targets(&f.forest);
@@ -187,7 +187,7 @@ static void mistakes_show(void **state) {
     PL_UNUSED(state);
     fixture f;
     test_threads(1);
-    unsetenv("PLUMB_BF16");
+    test_bf16(false);
     fixture_open_training(&f, "llama_gqa_tied", "adapters/lora_all", false);
     load(&f, false);
     result wide = run(&f);
