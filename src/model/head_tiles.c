@@ -6,6 +6,7 @@
 enum {
     FEW_ROWS = PL_HEAD_ROWS / 4,   /* a thread; with fewer, threads share each product, of weights as stored */
     SPLIT_ROWS = 4 * PL_HEAD_ROWS, /* up to so many, threads share the vocabulary */
+    LINE = 64,                     /* bytes */
     PACKED_BYTES = 5 << 20         /* packed weights stay in a cache until they are multiplied */
 };
 
@@ -197,6 +198,15 @@ static int run_part(const pl_head_run *run, pl_head_part *part, const pl_head_ti
     return rc;
 }
 
+/* The part's share, by its rows, of the weights of a tile from id v0 on. */
+static void ask_ahead(pl_head_part *part, const pl_head_run *run, int64_t v0) {
+    const pl_head *h = run->h;
+    int64_t bytes = run->w->head.cols * (int64_t)pl_dtype_bytes(run->w->head.type);
+    int64_t lines = PL_MIN(h->tile, h->arch->V - v0) * bytes / LINE, from = pl_cut(lines, part->r0, run->rows);
+    part->ahead = (const char *)pl_head_weights(run->w, v0) + from * LINE;
+    part->ahead_lines = pl_cut(lines, part->r0 + part->rows, run->rows) - from;
+}
+
 /* A block of rows with a tile of one lane's share of the vocabulary. */
 static int share_step(const pl_head_run *run, pl_head_part *part, const pl_head_tile *tile, int lane, pl_error *err) {
     pl_head *h = run->h;
@@ -218,25 +228,37 @@ static void ranges_of(int64_t from[3], const pl_head_run *run) {
     from[0] = 0, from[1] = run->back, from[2] = run->rows;
 }
 
-/* All rows through one lane's share of the vocabulary. */
+/* Block i of all rows. Their number. */
+static int64_t share_part(pl_head_part *part, const pl_head_run *run, int64_t i) {
+    int64_t from[3], first = 0;
+    ranges_of(from, run);
+    for (int range = 0; range < 2; range++) {
+        int64_t rows = from[range + 1] - from[range], blocks = blocks_of(rows, PL_HEAD_ROWS);
+        if (part && i >= first && i < first + blocks) *part = part_of(run, from[range], rows, i - first, blocks);
+        first += blocks;
+    }
+    return first;
+}
+
+/* All rows through one lane's share of the vocabulary: down through the blocks with one tile, up with the next, so that
+ * a block's rows, rounded for the logits, serve twice. */
 static int run_share(const pl_head_run *run, int lane, int lanes, pl_error *err) {
     pl_head *h = run->h;
-    int64_t all = (h->arch->V + h->tile - 1) / h->tile, end = pl_cut(all, lane + 1, lanes), from[3];
+    int64_t all = (h->arch->V + h->tile - 1) / h->tile, end = pl_cut(all, lane + 1, lanes);
+    int64_t begin = pl_cut(all, lane, lanes), blocks = share_part(NULL, run, 0);
     size_t bytes = tile_bytes(h, false, h->tile) + (h->training ? tile_bytes(h, true, h->tile) : 0);
-    int64_t begin = pl_cut(all, lane, lanes);
     int rc = 0;
-    ranges_of(from, run);
     for (int64_t t = begin; rc == 0 && t < end; t++) {
         packing k = {.room = h->packed ? h->packed + (size_t)lane * bytes : NULL};
         pl_head_tile tile = tile_at(run, &k, t * h->tile);
         tile.first = t == begin;
         if (k.n > 0) pl_gemm_pack(h->backend.gemm, k.out, k.call, k.n);
-        for (int range = 0; range < 2; range++) {
-            int64_t rows = from[range + 1] - from[range], blocks = blocks_of(rows, PL_HEAD_ROWS);
-            for (int64_t b = 0; rc == 0 && b < blocks; b++) {
-                pl_head_part part = part_of(run, from[range], rows, b, blocks);
-                rc = share_step(run, &part, &tile, lane, err);
-            }
+        for (int64_t i = 0; rc == 0 && i < blocks; i++) {
+            pl_head_part part;
+            share_part(&part, run, (t - begin) % 2 ? blocks - 1 - i : i);
+            part.same = i == 0 && t > begin && keeps_rows(run);
+            if (k.n > 0 && t + 1 < end) ask_ahead(&part, run, (t + 1) * h->tile);
+            rc = share_step(run, &part, &tile, lane, err);
         }
     }
     return rc;
@@ -295,7 +317,7 @@ int pl_head_tiles_run(const pl_head_run *run, pl_error *err) {
     int lanes = pl_head_lanes(h, run->rows), others = pl_head_split(h, run->rows), rc = 0, n;
     int64_t from[3];
     ranges_of(from, run);
-    if (run->splits && others > 0) return run_lanes(run, others + 1, 0, run->rows, NULL, 0, err);
+    if (run->splits && (others > 0 || lanes == 1)) return run_lanes(run, others + 1, 0, run->rows, NULL, 0, err);
     for (int64_t v0 = 0; v0 < h->arch->V; v0 += n * h->tile) {
         n = next_tiles(tiles, run, v0, lanes > 0 && h->packed);
         for (int i = 0; i < 2; i++) PL_GO(rc, run_range(run, lanes, from[i], from[i + 1], tiles, n, err));

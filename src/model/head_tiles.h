@@ -27,6 +27,9 @@ typedef struct pl_head_part {
     int lane;  /* of products; 0: threads share them */
     bool back; /* a part of those rows */
     bool same; /* rows of the lane's last logits */
+    /* weights that are packed next, to be asked for while this tile's logits are read: lines of 64 bytes */
+    const char *ahead;
+    int64_t ahead_lines;
 } pl_head_part;
 
 typedef struct pl_head_run pl_head_run;
