@@ -170,7 +170,7 @@ static void bwd_pack(attn_bwd_tiles *f, const attn_grad *g, const attn_cols *t, 
     cols_limits(f->limit, t);
     for (int64_t lane = 0; lane < t->nv * VW; lane++) {
         int64_t at = col_stat(t, lane), o = col_offset(t, lane, a->o_stride);
-        if (first && lane < t->nc) g->delta[at] = sum_products(g->d_o + o, g->o + o, NULL, a->D);
+        if (first && lane < t->nc) g->delta[at] = sum_products(g->d_o + o, g->o + o, NULL, a->D, false);
         f->lse[lane] = g->lse[at] * LOG2_E, f->delta[lane] = g->delta[at];
     }
 }

@@ -14,10 +14,23 @@ static inline vi bf16_bits(vf a) {
 #define STORE_BF16(p, a) v16_narrow((p), bf16_bits(a))
 #endif
 
+INLINED vf v_from_stored(const uint16_t *p, bool bf16) { return bf16 ? v_from_bf16(p) : v16_from_half(p); }
+
 static void widen_span(float *y, const uint16_t *x, bool bf16, int64_t n) {
     int64_t i = 0;
-    for (; i + VW <= n; i += VW) v_store(y + i, bf16 ? v_from_bf16(x + i) : v16_from_half(x + i));
+    for (; i + VW <= n; i += VW) v_store(y + i, v_from_stored(x + i, bf16));
     for (; i < n; i++) y[i] = bf16 ? pl_bf16_to_f32(x[i]) : pl_f16_to_f32(x[i]);
+}
+
+/* The same; `next`, as long as x, is asked for meanwhile. */
+static void widen_span_ahead(float *y, const uint16_t *x, const uint16_t *next, bool bf16, int64_t n) {
+    enum { LINE = 32 }; /* elements of a cache line */
+    int64_t i = 0;
+    for (; i + LINE <= n; i += LINE) {
+        v_fetch((const void *)(next + i));
+        UNROLL for (int j = 0; j < LINE; j += VW) v_store(y + i + j, v_from_stored(x + i + j, bf16));
+    }
+    widen_span(y + i, x + i, bf16, n - i);
 }
 
 static void narrow_span(uint16_t *y, const float *x, bool bf16, int64_t n) {
@@ -59,24 +72,19 @@ static void op_from_real(void *y, pl_dtype type, const float *x, int64_t n) {
     });
 }
 
-/* Asks for a stored row of so many bytes. */
-static inline void fetch_row(const char *row, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) v_fetch((const void *)(row + i));
-}
-
 static void op_embed(float *y, const void *table, pl_dtype type, const int32_t *ids, int64_t T, int64_t C) {
     if (type != PL_F32 && type != PL_F16 && type != PL_BF16) {
         pl_ref_embed(y, table, type, ids, T, C);
         return;
     }
-    int64_t row_bytes = C * (int64_t)pl_dtype_bytes(type);
     PL_LOOP(T * C > PL_SERIAL_ELEMS, t, T, 1, {
-        const char *row = (const char *)table + ids[t] * row_bytes;
-        if (t + 1 < T) fetch_row((const char *)table + ids[t + 1] * row_bytes, row_bytes);
+        int64_t row = ids[t] * C;
+        int64_t next = ids[PL_MIN(t + 1, T - 1)] * C;
         if (type == PL_F32)
-            memcpy(y + t * C, row, (size_t)row_bytes);
+            copy_span_ahead(y + t * C, (const float *)table + row, (const float *)table + next, C);
         else
-            widen_span(y + t * C, (const void *)row, type == PL_BF16, C);
+            widen_span_ahead(y + t * C, (const uint16_t *)table + row, (const uint16_t *)table + next, type == PL_BF16,
+                             C);
     });
 }
 

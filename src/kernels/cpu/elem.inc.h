@@ -116,15 +116,17 @@ static void op_embed_bwd(float *dtable, const float *dy, const int32_t *ids, int
     });
 }
 
+/* y = x; x_next, as long, is asked for meanwhile. */
+static void copy_span_ahead(float *y, const float *x, const float *x_next, int64_t n) {
+    EACH_VECTOR(i, k, n) {
+        v_fetch(x_next + i);
+        v_put(y + i, v_get(x + i, k), k);
+    }
+}
+
 static void op_gather_rows(float *y, const float *x, const int64_t *rows, int64_t n, int64_t C) {
-    PL_LOOP(n * C > PL_SERIAL_ELEMS, t, n, 1, {
-        const float *from = x + rows[t] * C;
-        const float *next = x + rows[PL_MIN(t + 1, n - 1)] * C;
-        EACH_VECTOR(i, k, C) {
-            v_fetch(next + i);
-            v_put(y + t * C + i, v_get(from + i, k), k);
-        }
-    });
+    PL_LOOP(n * C > PL_SERIAL_ELEMS, t, n, 1,
+            { copy_span_ahead(y + t * C, x + rows[t] * C, x + rows[PL_MIN(t + 1, n - 1)] * C, C); });
 }
 
 static void op_scatter_add_rows(float *y, const float *x, const int64_t *rows, int64_t n, int64_t C) {
