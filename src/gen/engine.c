@@ -53,6 +53,7 @@ static pl_gemm_call tile_call(const pl_engine *e, const pl_weights *w, int64_t v
                           .a = e->h,
                           .lda = C,
                           .b = data + (size_t)(v0 * C) * pl_dtype_bytes(w->head.type),
+                          .b_tiles = w->head.tiles, /* v0 begins a tile */
                           .b_type = w->head.type,
                           .ldb = C,
                           .c = e->z ? e->z + v0 : NULL,

@@ -23,6 +23,13 @@ static void copy_chunk(void *to, pl_dtype to_type, const pl_mat *from, int64_t f
     ops->from_real(y, to_type, wide, n);
 }
 
+static void copy_tiles(uint16_t *to, const pl_mat *from) {
+    const char *x = from->data;
+    size_t row = (size_t)from->cols * pl_dtype_bytes(from->type);
+    PL_LOOP(true, i, from->rows, PL_GEMM_TILE,
+            { pl_gemm_tile(to + i * from->cols, x + (size_t)i * row, from->type, from->cols); });
+}
+
 /* *m becomes its copy; while measuring only counted. */
 static int copy_mat(pl_hot *h, pl_mat *m, const pl_backend *b, pl_error *err) {
     pl_mat from = *m;
@@ -31,8 +38,12 @@ static int copy_mat(pl_hot *h, pl_mat *m, const pl_backend *b, pl_error *err) {
     void *to = NULL;
     int rc = pl_arena_take_array(&h->arena, n, pl_dtype_bytes(type), "weights", &to, err);
     if (rc || h->arena.measuring) return rc;
-    PL_LOOP(true, i, n, CHUNK, { copy_chunk(to, type, &from, i, PL_MIN(CHUNK, n - i), b->ops); });
-    *m = (pl_mat){to, type, from.rows, from.cols};
+    *m = (pl_mat){.data = to, .type = type, .rows = from.rows, .cols = from.cols};
+    m->tiles = pl_gemm_has_tiles(b->gemm, b->bf16, from.rows, from.cols);
+    if (m->tiles)
+        copy_tiles(to, &from);
+    else
+        PL_LOOP(true, i, n, CHUNK, { copy_chunk(to, type, &from, i, PL_MIN(CHUNK, n - i), b->ops); });
     return 0;
 }
 

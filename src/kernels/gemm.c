@@ -43,7 +43,7 @@ static bool stored_float(pl_dtype t) {
     return t == PL_F32 || t == PL_F16 || t == PL_BF16 || (PL_REAL == PL_F64 && t == PL_F64);
 }
 
-static int check(const pl_gemm_call *c, pl_error *err) {
+static int check(const pl_gemm *g, const pl_gemm_call *c, pl_error *err) {
     bool dw = c->kind == PL_GEMM_DW;
     if (c->m < 0 || c->n < 0 || c->k < 0)
         return PL_FAIL(err, PL_E_SHAPE, "matrix product of %" PRId64 " x %" PRId64 " x %" PRId64, c->m, c->n, c->k);
@@ -58,13 +58,17 @@ static int check(const pl_gemm_call *c, pl_error *err) {
                        "matrix product: packed weights want rows without gaps, not of %" PRId64 " and %" PRId64
                        " for %" PRId64 " x %" PRId64 " x %" PRId64,
                        c->lda, c->ldc, c->m, c->n, c->k);
+    if (c->b_tiles && (c->kind != PL_GEMM_Y || c->b_packed || c->b_type != PL_BF16 || c->ldb != c->k ||
+                       c->m > pl_gemm_few_rows(g, c->bf16, PL_BF16) || !pl_gemm_has_tiles(g, c->bf16, c->n, c->k)))
+        return PL_FAIL(err, PL_E_INTERNAL, "matrix product: no tiles for %" PRId64 " x %" PRId64 " x %" PRId64, c->m,
+                       c->n, c->k);
     if (!dw && !c->b_packed && !stored_float(c->b_type))
         return PL_FAIL(err, PL_E_UNSUPPORTED, "matrix product over weights stored as %s", pl_dtype_name(c->b_type));
     return 0;
 }
 
 int pl_gemm_prepare(pl_gemm *g, const pl_gemm_call *shape, pl_error *err) {
-    int rc = check(shape, err);
+    int rc = check(g, shape, err);
     if (rc || shape->m == 0 || shape->n == 0) return rc;
 #if PL_GEMM_HAS_DNNL
     if (g->fast && shape->lane == 0) return pl_gemm_blocks_prepare(g->fast, shape, err);
@@ -78,7 +82,7 @@ int pl_gemm_prepare(pl_gemm *g, const pl_gemm_call *shape, pl_error *err) {
 }
 
 int pl_gemm_run(pl_gemm *g, const pl_gemm_call *call, pl_error *err) {
-    int rc = check(call, err);
+    int rc = check(g, call, err);
     if (rc || call->m == 0 || call->n == 0) return rc;
 #if PL_GEMM_HAS_DNNL
     if (g->fast && call->k > 0 && call->lane == 0) return pl_gemm_blocks_run(g->fast, call, 1, err);
@@ -97,7 +101,7 @@ int pl_gemm_run_all(pl_gemm *g, const pl_gemm_call *calls, int n, pl_error *err)
 #if PL_GEMM_HAS_DNNL
     bool shared = g->fast != NULL;
     for (int i = 0; i < n; i++) shared = shared && calls[i].lane == 0 && calls[i].m > 0 && calls[i].k > 0;
-    for (int i = 0; shared && rc == 0 && i < n; i++) rc = check(&calls[i], err);
+    for (int i = 0; shared && rc == 0 && i < n; i++) rc = check(g, &calls[i], err);
     if (shared) return rc ? rc : pl_gemm_blocks_run(g->fast, calls, n, err);
 #endif
     for (int i = 0; rc == 0 && i < n; i++) rc = pl_gemm_run(g, &calls[i], err);
@@ -110,6 +114,23 @@ int64_t pl_gemm_few_rows(const pl_gemm *g, bool bf16, pl_dtype b_type) {
 #endif
     PL_UNUSED(g), PL_UNUSED(bf16), PL_UNUSED(b_type);
     return 0;
+}
+
+bool pl_gemm_has_tiles(const pl_gemm *g, bool bf16, int64_t n, int64_t k) {
+#if PL_GEMM_HAS_DNNL
+    return bf16 && pl_gemm_native_bf16(g) && n % PL_GEMM_TILE == 0 && k % PL_GEMM_TILE_K == 0;
+#else
+    PL_UNUSED(g), PL_UNUSED(bf16), PL_UNUSED(n), PL_UNUSED(k);
+    return false;
+#endif
+}
+
+void pl_gemm_tile(uint16_t *out, const void *b, pl_dtype type, int64_t k) {
+#if PL_GEMM_HAS_DNNL
+    pl_gemm_make_tile(out, b, type, k);
+#else
+    PL_UNUSED(out), PL_UNUSED(b), PL_UNUSED(type), PL_UNUSED(k);
+#endif
 }
 
 size_t pl_gemm_bytes(const pl_gemm *g) {

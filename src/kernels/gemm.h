@@ -40,6 +40,7 @@ typedef struct pl_gemm_call {
     int64_t ldc;
     int lane;      /* 0: all threads share the product; from 1: the calling thread alone, with that lane's scratch */
     bool same_a;   /* A is that of the lane's last product (Y, all of it in one block): it need not be rounded again */
+    bool b_tiles;  /* Y of few rows: b is what pl_gemm_tile made of B; b_type and ldb are those of the rows, in bf16 */
     bool b_packed; /* Y and DX: b is what pl_gemm_pack made of B; b_type and ldb say nothing; lda = k, ldc = n */
 } pl_gemm_call;
 
@@ -62,6 +63,13 @@ int pl_gemm_run_all(pl_gemm *g, const pl_gemm_call *calls, int n, pl_error *err)
 /* Products Y of at most so many rows read the weights once, as they are stored, and without oneDNN; a row's bits then
  * depend neither on the other rows nor on whether weights that are rounded to bf16 are stored so already. */
 int64_t pl_gemm_few_rows(const pl_gemm *g, bool bf16, pl_dtype b_type);
+
+/* B [n,k] of such a product in bf16, PL_GEMM_TILE rows after rows, in an order that a machine with native bf16
+ * multiplies faster, at the same size and with the same bits. Is there one? */
+#define PL_GEMM_TILE 16
+bool pl_gemm_has_tiles(const pl_gemm *g, bool bf16, int64_t n, int64_t k);
+/* Where there is: out [PL_GEMM_TILE * k] (64-byte aligned) from so many rows of B, stored without gaps. */
+void pl_gemm_tile(uint16_t *out, const void *b, pl_dtype type, int64_t k);
 
 /* B of Y and DX laid out, converted and rounded once for many products over a few hundred rows each; otherwise every
  * one of them does that for itself. The layout depends on kind, bf16, n and k.

@@ -235,7 +235,7 @@ out:
 /* Up to so many rows the weights are multiplied as they are read, a handful of rows at a time: beyond, oneDNN is faster
  * (measured), the later where weights would have to be converted for it, or where bf16 is multiplied in pairs. */
 enum { FEW_ROWS = 8, FEW_ROWS_CONVERTED = 16 };
-enum { STEP = 16 }; /* rows of the weights at a time: they stay in the cache from one handful to the next */
+enum { STEP = PL_GEMM_TILE }; /* rows of the weights at a time: they stay in the cache from one handful to the next */
 
 static int64_t few_of(const job *j) { return j->convert_b || j->bf16 ? FEW_ROWS_CONVERTED : FEW_ROWS; }
 
@@ -253,6 +253,12 @@ static void few_rows_tile(const job *j, const void *a, int64_t lda, int64_t n0, 
     const pl_gemm_call *c = j->call;
     const pl_gemm_rows *rows = j->g->rows;
     const char *b = (const char *)c->b + (size_t)(n0 * c->ldb) * pl_dtype_bytes(c->b_type);
+    if (c->b_tiles) {
+        for (int64_t m0 = 0; m0 < c->m; m0 += PL_GEMM_FEW_PAIRS)
+            pl_gemm_dots_tile(c->c + m0 * c->ldc + n0, c->ldc, c->accumulate, (const uint16_t *)a + m0 * lda, lda,
+                              PL_MIN(PL_GEMM_FEW_PAIRS, c->m - m0), b, c->k);
+        return;
+    }
     if (j->bf16) {
         for (int64_t m0 = 0; m0 < c->m; m0 += PL_GEMM_FEW_PAIRS)
             pl_gemm_dots_pairs(c->c + m0 * c->ldc + n0, c->ldc, c->accumulate, (const uint16_t *)a + m0 * lda, lda,

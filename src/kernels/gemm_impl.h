@@ -41,6 +41,11 @@ extern const pl_gemm_rows pl_gemm_rows_avx2, pl_gemm_rows_avx512; /* kernels/cpu
 #define PL_GEMM_FEW_PAIRS 8
 void pl_gemm_dots_pairs(float *c, int64_t ldc, bool add, const uint16_t *a, int64_t lda, int64_t m, const void *b,
                         pl_dtype type, int64_t ldb, int64_t n, int64_t k);
+/* The same over a tile (gemm.h), with the same bits: PL_GEMM_TILE outputs. And makes one: b [PL_GEMM_TILE, k]. */
+void pl_gemm_dots_tile(float *c, int64_t ldc, bool add, const uint16_t *a, int64_t lda, int64_t m, const void *b,
+                       int64_t k);
+void pl_gemm_make_tile(void *out, const void *b, pl_dtype type, int64_t k);
+#define PL_GEMM_TILE_K 32 /* k of tiles is a multiple of it */
 
 /* gemm_dnnl.c: oneDNN matmul primitives by exact shape; the only file that knows oneDNN. */
 typedef struct pl_dnnl pl_dnnl;

@@ -33,6 +33,7 @@ static pl_gemm_call weight_y(const pl_pass *p, const shape *s, real *y, const re
                           .a = x,
                           .lda = s->in,
                           .b = s->packed ? s->packed : s->w->data,
+                          .b_tiles = s->w->tiles,
                           .b_packed = s->packed != NULL,
                           .b_type = s->w->type,
                           .ldb = s->in,

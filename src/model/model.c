@@ -37,7 +37,8 @@ static void bind_stored(pl_model *m, pl_layer_weights *layers) {
         const pl_param_spec *s = &m->params[i];
         pl_mat *mat = mat_of(&m->stored, layers, s);
         if (mat) {
-            *mat = (pl_mat){m->tensors[i]->data, m->tensors[i]->dtype, s->rows, s->cols};
+            *mat =
+                (pl_mat){.data = m->tensors[i]->data, .type = m->tensors[i]->dtype, .rows = s->rows, .cols = s->cols};
             continue;
         }
         ops.to_real(next, m->tensors[i]->data, m->tensors[i]->dtype, s->rows);

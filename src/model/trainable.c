@@ -33,7 +33,7 @@ void pl_trainable_begin_grads(pl_trainable *t) {
 static void bind_full(pl_trainable *t, const pl_param_spec *s, pl_param *p) {
     pl_layer_weights *lw = s->layer >= 0 ? &t->layer_weights[s->layer] : NULL;
     pl_layer_grads *lg = s->layer >= 0 ? &t->layer_grads[s->layer] : NULL;
-    pl_mat mat = {p->value, PL_REAL, s->rows, s->cols};
+    pl_mat mat = {.data = p->value, .type = PL_REAL, .rows = s->rows, .cols = s->cols};
     switch (s->role) {
     case PL_ROLE_EMBED: t->weights.embed = mat, t->grads.embed = p->grad; break;
     case PL_ROLE_HEAD: t->weights.head = mat, t->grads.head = p->grad; break;

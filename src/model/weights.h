@@ -10,6 +10,7 @@ typedef struct pl_mat {
     const void *data; /* [rows, cols] in `type` */
     pl_dtype type;
     int64_t rows, cols;
+    bool tiles; /* laid out by pl_gemm_tile: for few rows only */
 } pl_mat;
 
 typedef struct pl_layer_weights {

@@ -89,7 +89,7 @@ static int fill_merged(exporter *x, int64_t index, int64_t first, int64_t count,
     }
     const pl_lora_module *mod =
         spec->role == PL_ROLE_LIN_WEIGHT ? pl_lora_at(&x->t->lora, spec->layer, spec->lin) : &no_module;
-    pl_mat mat = {stored->data, stored->dtype, spec->rows, spec->cols};
+    pl_mat mat = {.data = stored->data, .type = stored->dtype, .rows = spec->rows, .cols = spec->cols};
     size_t out_bytes = pl_dtype_bytes(x->dtype);
     for (int64_t row = first / spec->cols, rows = count / spec->cols; rows > 0;) {
         int64_t n = PL_MAX(1, PL_MIN(rows, x->room / spec->cols));
@@ -269,7 +269,10 @@ static void log_lost(const pl_saver *s, const pl_trainable *t, real *base, real 
     for (int64_t i = 0; i < s->model->nparams; i++) {
         const pl_param_spec *spec = &s->model->params[i];
         if (spec->role != PL_ROLE_LIN_WEIGHT || !pl_lora_at(&t->lora, spec->layer, spec->lin)->a) continue;
-        pl_mat mat = {s->model->tensors[i]->data, s->model->tensors[i]->dtype, spec->rows, spec->cols};
+        pl_mat mat = {.data = s->model->tensors[i]->data,
+                      .type = s->model->tensors[i]->dtype,
+                      .rows = spec->rows,
+                      .cols = spec->cols};
         for (int64_t row = 0, n; row < spec->rows; row += n) {
             n = PL_MAX(1, PL_MIN(spec->rows - row, room / spec->cols));
             pl_lora_merge(base, &mat, &no_module, row, n, s->ops);

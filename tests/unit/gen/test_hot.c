@@ -45,7 +45,8 @@ static void same(const collector *a, const collector *b) {
     }
 }
 
-static void one_model(const char *model, int bf16, int64_t prompts) {
+/* tiles: counts copies that lie in tiles. */
+static void one_model(const char *model, int bf16, int64_t prompts, int *tiles) {
     for (int threads = 1; threads <= 2; threads++) {
         pl_machine *m = machine_of(NULL, threads);
         pl_generator *g = open_model(m, model, bf16), *plain = open_model(m, model, bf16);
@@ -59,6 +60,9 @@ static void one_model(const char *model, int bf16, int64_t prompts) {
                 same(&with, &without);
             }
             if (bf16) assert_int_equal(g->hot.weights.head.type, PL_BF16);
+            const pl_mat *q = &g->hot.weights.layers[0].w[PL_LIN_Q];
+            assert_int_equal(q->tiles, pl_gemm_has_tiles(g->backend.gemm, bf16, q->rows, q->cols));
+            *tiles += q->tiles;
         }
         pl_generator_free(g);
         pl_generator_free(plain);
@@ -68,13 +72,15 @@ static void one_model(const char *model, int bf16, int64_t prompts) {
 
 static void test_same_bits(void **state) {
     (void)state;
-    static const char *const models[] = {"models/llama_bf16", "models/qwen2_f16", "models/llama_gqa_tied",
-                                         "models/qwen2_untied"};
+    int tiles = 0;
+    static const char *const models[] = {"models/llama_bf16",   "models/qwen2_f16", "models/llama_gqa_tied",
+                                         "models/qwen2_untied", "trl/llama",        "trl/qwen2"};
     for (int i = 0; i < PL_LEN(models); i++)
         for (int bf16 = 0; bf16 < 2; bf16++) {
-            one_model(models[i], bf16, 1);
-            one_model(models[i], bf16, 4);
+            one_model(models[i], bf16, 1, &tiles);
+            one_model(models[i], bf16, 4, &tiles);
         }
+    printf("%d copies in tiles\n", tiles);
 }
 
 static void test_memory(void **state) {

@@ -1,5 +1,6 @@
 /* Products with few rows (decoding): against a double product, the same bits for any number of rows, for weights that
- * are stored rounded already, and for several products at once. At the machine's level, and at that of PLUMB_CPU. */
+ * are stored rounded already or lie in tiles, and for several products at once. At the machine's level, and at that of
+ * PLUMB_CPU. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -124,6 +125,55 @@ static void test_rounded_before(void **state) {
     }
 }
 
+/* All whole tiles of b's rows, from each stored type: the bits of the rows, for any number of them, and added to what
+ * is there; k of one part and of several. */
+static void tiles_of(int64_t k, int type) {
+    enum { N = OUT / PL_GEMM_TILE * PL_GEMM_TILE };
+    static _Alignas(64) uint16_t tiles[N * MOST_K];
+    int64_t few = pl_gemm_few_rows(gemm, true, PL_BF16);
+    fill(k, false);
+    for (int64_t j = 0; j < N; j += PL_GEMM_TILE)
+        pl_gemm_tile(tiles + j * k, weights[type] + (size_t)(j * k) * pl_dtype_bytes(types[type]), types[type], k);
+    for (int64_t m = 1; m <= few; m++)
+        for (int add = 0; add < 2; add++) {
+            pl_gemm_call rows = call_of(all, m, k, true, type), call = call_of(some, m, k, true, 2);
+            rows.n = call.n = N;
+            rows.accumulate = call.accumulate = add;
+            call.b = tiles;
+            call.b_tiles = true;
+            run(&rows);
+            run(&call);
+            for (int64_t i = 0; i < m; i++) check_same("tiles", some + i * OUT, all + i * OUT, N);
+        }
+}
+
+static void test_tiles(void **state) {
+    (void)state;
+    static const int64_t lengths[] = {32, 64, 576, 1536, 1568, 3296};
+    if (!pl_gemm_has_tiles(gemm, true, PL_GEMM_TILE, 32)) skip();
+    assert_false(pl_gemm_has_tiles(gemm, true, PL_GEMM_TILE, 48));
+    assert_false(pl_gemm_has_tiles(gemm, true, PL_GEMM_TILE - 1, 32));
+    assert_false(pl_gemm_has_tiles(gemm, false, PL_GEMM_TILE, 32));
+    for (int i = 0; i < PL_LEN(lengths); i++)
+        for (int type = 0; type < 3; type++) tiles_of(lengths[i], type);
+}
+
+/* Too many rows, another kind or precision, gaps between rows. */
+static void test_no_tiles(void **state) {
+    (void)state;
+    pl_error err;
+    for (int bad = 0; bad < 5; bad++) {
+        pl_gemm_call c = call_of(all, 4, 64, bad != 0, 2);
+        c.n = c.ldc = 2 * PL_GEMM_TILE;
+        c.b_tiles = true;
+        if (bad == 1) c.m = pl_gemm_few_rows(gemm, true, PL_BF16) + 1;
+        if (bad == 2) c.n = 2 * PL_GEMM_TILE - 1;
+        if (bad == 3) c.ldb = 65;
+        if (bad == 4) c.kind = PL_GEMM_DX, c.n = c.ldb = c.k = c.lda = 64, c.ldc = 64;
+        assert_int_equal(pl_gemm_run(gemm, &c, &err), PL_E_INTERNAL);
+    }
+}
+
 static void test_at_once(void **state) {
     (void)state;
     fill(576, false);
@@ -149,6 +199,7 @@ static void test_at_once(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_lengths), cmocka_unit_test(test_rounded_before),
+                                       cmocka_unit_test(test_tiles), cmocka_unit_test(test_no_tiles),
                                        cmocka_unit_test(test_at_once)};
     pl_cpu_level level = pl_cpu_detect();
     pl_error err;

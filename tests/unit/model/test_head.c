@@ -170,7 +170,7 @@ static void open_bed(bed *b, const setting *s) {
         b->c[i] = dice();
     }
     b->forest = (pl_forest){.T = R, .trained.T = R, .ntargets = R + 1, .targets = b->targets};
-    pl_mat mat = {b->weights, PL_BF16, V, C};
+    pl_mat mat = {.data = b->weights, .type = PL_BF16, .rows = V, .cols = C};
     b->w = (pl_weights){.arch = &b->arch, .embed = mat, .head = mat, .norm = b->norm};
 }
 

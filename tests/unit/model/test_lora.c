@@ -104,7 +104,7 @@ static void make_linear(bed *b, int i) {
     bool bias;
     pl_arch_lin_shape(&b->arch, (pl_lin)i, &rows, &cols, &bias);
     for (int l = 0; l < LAYERS; l++) {
-        b->layers[l].w[i] = (pl_mat){some(b, rows * cols, 0.3), PL_F32, rows, cols};
+        b->layers[l].w[i] = (pl_mat){.data = some(b, rows * cols, 0.3), .type = PL_F32, .rows = rows, .cols = cols};
         if (bias) b->layers[l].b[i] = some(b, rows, 1);
     }
     b->x[i] = first_of_x(i) ? some(b, T * cols, 1) : b->x[i - 1];

@@ -102,11 +102,16 @@ INLINE void pairs_part(float *c, int64_t ldc, bool add, const uint16_t *a, int64
     }
 }
 
+/* Elements of each part but the last of a row of k. */
+INLINE int64_t part_of(int64_t k) {
+    int64_t parts = (k + PART - 1) / PART;
+    return ((k + parts - 1) / parts + PAIRS - 1) / PAIRS * PAIRS;
+}
+
 /* Parts are added up in their order whatever M. */
 INLINE void pairs_rows(float *c, int64_t ldc, bool add, const uint16_t *a, int64_t lda, int M, const char *b,
                        pl_dtype type, int64_t ldb, int64_t n, int64_t k) {
-    int64_t stride = ldb * (type == PL_F32 ? 4 : 2), parts = (k + PART - 1) / PART;
-    int64_t part = ((k + parts - 1) / parts + PAIRS - 1) / PAIRS * PAIRS, rows = M > 2 ? n : 1;
+    int64_t stride = ldb * (type == PL_F32 ? 4 : 2), part = part_of(k), rows = M > 2 ? n : 1;
     for (int64_t j = 0; j < n; j += rows)
         for (int64_t k0 = 0; k0 < k; k0 += part)
             pairs_part(c + j, ldc, add || k0 > 0, a, lda, M, b + j * stride, type, stride, rows, k0,
@@ -142,6 +147,119 @@ void pl_gemm_dots_pairs(float *c, int64_t ldc, bool add, const uint16_t *a, int6
     case PL_F32: pairs_f32(c, ldc, add, a, lda, m, b, ldb, n, k); break;
     case PL_F16: pairs_f16(c, ldc, add, a, lda, m, b, ldb, n, k); break;
     default: pairs_bf16(c, ldc, add, a, lda, m, b, ldb, n, k); break;
+    }
+}
+
+/* --- tiles ---
+ *
+ * A tile is PL_GEMM_TILE rows of the weights with their outputs in the lanes: what lane i of a row's sum is above is
+ * vector i of sixteen here, and these are added up in the same order, without shuffles. PASSES pairs of them, i and
+ * i + 8, are made one after the other; each reads its own pairs of k, which lie in one piece:
+ * [part][pass][PAIRS of the part][2][PL_GEMM_TILE] pairs. A row of a is read by broadcast. */
+
+#define PASSES 8
+#define TREE 4          /* of v_sums: 8 apart, 4, 2, 1 */
+#define TILE_AHEAD 8192 /* as AHEAD; 6 and 12 KB as fast, 4 slower */
+#define TILE_ALONE 4    /* so many rows of a leave the processor time to load ahead by itself: faster than asking */
+
+static const unsigned char pass_lane[PASSES] = {0, 4, 2, 6, 1, 5, 3, 7};
+
+/* Vectors i and i + 8 of M rows, and their sum. */
+INLINE void tile_pass(vf sum[8], const uint16_t *a, int64_t lda, int M, const char *b, int64_t k) {
+    vf other[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < M; i++) sum[i] = other[i] = v_zero();
+    for (int64_t p = 0; p < k; p += PAIRS, b += 128) {
+        vi w = vi_load(b), w8 = vi_load(b + 64);
+        if (M > TILE_ALONE) {
+            _mm_prefetch(b + TILE_AHEAD, _MM_HINT_T1);
+            _mm_prefetch(b + TILE_AHEAD + 64, _MM_HINT_T1);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < M; i++) {
+            uint32_t x, x8;
+            memcpy(&x, a + i * lda + p, sizeof x);
+            memcpy(&x8, a + i * lda + p + PAIRS / 2, sizeof x8);
+            sum[i] = dot_pairs(sum[i], vi_set(x), w);
+            other[i] = dot_pairs(other[i], vi_set(x8), w8);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < M; i++) sum[i] = v_add(sum[i], other[i]);
+}
+
+/* One part of a tile: k elements of every row. */
+INLINE void tile_part(float *c, int64_t ldc, bool add, const uint16_t *a, int64_t lda, int M, const char *b,
+                      int64_t k) {
+    vf left[TREE][8];
+    for (int pass = 0; pass < PASSES; pass++, b += k / PAIRS * 128) {
+        int level = 0;
+        vf sum[8];
+        tile_pass(sum, a + 2 * pass_lane[pass], lda, M, b, k);
+        for (; pass >> level & 1; level++) {
+#pragma GCC unroll 8
+            for (int i = 0; i < M; i++) sum[i] = v_add(left[level][i], sum[i]);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < M; i++) left[level][i] = sum[i];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < M; i++) v_store(c + i * ldc, v_add(add ? v_load(c + i * ldc) : v_zero(), left[TREE - 1][i]));
+}
+
+INLINE void tile_rows(float *c, int64_t ldc, bool add, const uint16_t *a, int64_t lda, int M, const char *b,
+                      int64_t k) {
+    int64_t part = part_of(k);
+    for (int64_t k0 = 0; k0 < k; k0 += part)
+        tile_part(c, ldc, add || k0 > 0, a + k0, lda, M, b + k0 * PL_GEMM_TILE * 2, PL_MIN(part, k - k0));
+}
+
+#define TILE_M(M)                                                                                                      \
+    case M: tile_rows(c, ldc, add, a, lda, M, b, k); break;
+
+void pl_gemm_dots_tile(float *c, int64_t ldc, bool add, const uint16_t *a, int64_t lda, int64_t m, const void *b,
+                       int64_t k) {
+    switch (m) {
+        TILE_M(1)
+        TILE_M(2)
+        TILE_M(3)
+        TILE_M(4)
+        TILE_M(5)
+        TILE_M(6)
+        TILE_M(7)
+    default: tile_rows(c, ldc, add, a, lda, 8, b, k); break;
+    }
+}
+
+/* Elements [p, p + PAIRS) of the rows, turned. */
+INLINE void turn_pairs(vf r[VW], const char *b, pl_dtype type, int64_t k, int64_t p) {
+#pragma GCC unroll 16
+    for (int j = 0; j < VW; j++) r[j] = vi_as_vf(load_pairs(b + j * k * (type == PL_F32 ? 4 : 2), p, type));
+    v_transpose(r);
+}
+
+INLINE void make_tile(char *out, const char *b, pl_dtype type, int64_t k) {
+    int64_t part = part_of(k);
+    for (int64_t k0 = 0; k0 < k; k0 += part) {
+        int64_t steps = PL_MIN(part, k - k0) / PAIRS;
+        for (int64_t step = 0; step < steps; step++) {
+            vf r[VW];
+            turn_pairs(r, b, type, k, k0 + step * PAIRS);
+            for (int pass = 0; pass < PASSES; pass++) {
+                char *to = out + (pass * steps + step) * 128;
+                v_store((float *)(void *)to, r[pass_lane[pass]]);
+                v_store((float *)(void *)(to + 64), r[pass_lane[pass] + 8]);
+            }
+        }
+        out += steps * PAIRS * PL_GEMM_TILE * 2;
+    }
+}
+
+void pl_gemm_make_tile(void *out, const void *b, pl_dtype type, int64_t k) {
+    switch (type) {
+    case PL_F32: make_tile(out, b, PL_F32, k); break;
+    case PL_F16: make_tile(out, b, PL_F16, k); break;
+    default: make_tile(out, b, PL_BF16, k); break;
     }
 }
 #endif
