@@ -249,17 +249,18 @@ static void test_tiles(void **state) {
         for (int bf16 = 0; bf16 < 2; bf16++) {
             if ((types[t] == PL_BF16) == (bf16 == 1) && types[t] != PL_F16) continue; /* mostly not converted */
             run_checked((pl_gemm_call){PL_GEMM_Y, bf16, false, 33, 8300, 514, NULL, 0, NULL, types[t], 0, NULL, 0, 0,
-                                       false, false},
+                                       false, false, false},
                         0, 61);
             run_checked((pl_gemm_call){PL_GEMM_DX, bf16, bf16, 33, 514, 8300, NULL, 0, NULL, types[t], 0, NULL, 0, 0,
-                                       false, false},
+                                       false, false, false},
                         0, 7);
         }
     run_checked(
-        (pl_gemm_call){PL_GEMM_DW, true, true, 16500, 3, 41, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false, false}, 1, 7);
-    run_checked(
-        (pl_gemm_call){PL_GEMM_DX, true, false, 1024, 3, 16500, NULL, 0, NULL, PL_BF16, 0, NULL, 0, 0, false, false}, 0,
-        17);
+        (pl_gemm_call){PL_GEMM_DW, true, true, 16500, 3, 41, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false, false, false},
+        1, 7);
+    run_checked((pl_gemm_call){PL_GEMM_DX, true, false, 1024, 3, 16500, NULL, 0, NULL, PL_BF16, 0, NULL, 0, 0, false,
+                               false, false},
+                0, 17);
 }
 
 /* A NaN in a valid row reaches its own row of C and no other. */
@@ -268,9 +269,9 @@ static void test_nan_shows(void **state) {
     const int64_t tokens[] = {2, 40};
     for (int mode = 0; mode < 4; mode++) {
         int64_t m = tokens[mode / 2];
-        product p = product_make(
-            (pl_gemm_call){PL_GEMM_Y, mode & 1, false, m, 20, 50, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false, false},
-            0);
+        product p = product_make((pl_gemm_call){PL_GEMM_Y, mode & 1, false, m, 20, 50, NULL, 0, NULL, PL_F32, 0, NULL,
+                                                0, 0, false, false, false},
+                                 0);
         p.a[1 * p.call.lda + 49] = NAN;
         assert_int_equal(pl_gemm_run(gemm, &p.call, NULL), 0);
         for (int64_t i = 0; i < m; i++)
@@ -283,7 +284,7 @@ static void test_no_tokens_and_no_terms(void **state) {
     (void)state;
     float a[64 * 8] = {0}, b[64] = {0}, c[32 * 8];
     for (int i = 0; i < 32 * 8; i++) c[i] = 3.0f;
-    pl_gemm_call call = {PL_GEMM_Y, false, false, 0, 8, 8, a, 8, b, PL_F32, 8, c, 8, 0, false, false};
+    pl_gemm_call call = {PL_GEMM_Y, false, false, 0, 8, 8, a, 8, b, PL_F32, 8, c, 8, 0, false, false, false};
     assert_int_equal(pl_gemm_run(gemm, &call, NULL), 0);
     assert_true(c[0] == 3.0f);
     call.kind = PL_GEMM_DW, call.m = 8, call.k = 0, call.accumulate = true;
@@ -298,7 +299,7 @@ static void test_bad_calls(void **state) {
     (void)state;
     float x[64] = {0};
     pl_error err;
-    const pl_gemm_call good = {PL_GEMM_Y, false, false, 1, 8, 8, x, 8, x, PL_F32, 8, x, 8, 0, false, false};
+    const pl_gemm_call good = {PL_GEMM_Y, false, false, 1, 8, 8, x, 8, x, PL_F32, 8, x, 8, 0, false, false, false};
     pl_gemm_call bad = good;
     bad.m = -1;
     assert_int_equal(pl_gemm_run(gemm, &bad, &err), PL_E_SHAPE);
@@ -427,7 +428,8 @@ static void test_failing_allocations(void **state) {
     (void)state;
     int64_t live = pl_test_live_bytes();
     product p = product_make(
-        (pl_gemm_call){PL_GEMM_DX, true, false, 300, 30, 20, NULL, 0, NULL, PL_F16, 0, NULL, 0, 0, false, false}, 0);
+        (pl_gemm_call){PL_GEMM_DX, true, false, 300, 30, 20, NULL, 0, NULL, PL_F16, 0, NULL, 0, 0, false, false, false},
+        0);
     int rc = PL_E_NOMEM;
     for (int64_t k = 0; rc != 0; k++) {
         assert_true(k < 100);
@@ -467,7 +469,8 @@ static void test_names(void **state) {
 static void test_comparison_can_fail(void **state) {
     (void)state;
     product p = product_make(
-        (pl_gemm_call){PL_GEMM_Y, true, false, 33, 20, 129, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false, false}, 0);
+        (pl_gemm_call){PL_GEMM_Y, true, false, 33, 20, 129, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false, false, false},
+        0);
     assert_int_equal(pl_gemm_run(gemm, &p.call, NULL), 0);
     assert_int_equal(wrong(&p, 1), 0);
     float was = p.c[7];
@@ -491,7 +494,7 @@ enum { LANES = 4 };
 static void test_lanes(void **state) {
     PL_UNUSED(state);
     product p[LANES];
-    pl_gemm_call c = {PL_GEMM_Y, true, false, 200, 96, 130, NULL, 0, NULL, PL_BF16, 0, NULL, 0, 0, false, false};
+    pl_gemm_call c = {PL_GEMM_Y, true, false, 200, 96, 130, NULL, 0, NULL, PL_BF16, 0, NULL, 0, 0, false, false, false};
     float *want = take(200 * 96, sizeof *want);
     int failed = 0;
     c.lane = LANES;
