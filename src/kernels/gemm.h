@@ -40,6 +40,7 @@ typedef struct pl_gemm_call {
     int64_t ldc;
     int lane;      /* 0: all threads share the product; from 1: the calling thread alone, with that lane's scratch */
     bool same_a;   /* A is that of the lane's last product (Y, all of it in one block): it need not be rounded again */
+    bool same_b;   /* B and k are those of the last product (DW): it need not be rounded again */
     bool b_packed; /* Y and DX: b is what pl_gemm_pack made of B; b_type and ldb say nothing; lda = k, ldc = n */
     bool b_tiles;  /* Y of few rows: b is what pl_gemm_tile made of B; b_type and ldb are those of the rows, in bf16 */
 } pl_gemm_call;

@@ -25,6 +25,7 @@ enum {
 
 struct pl_gemm_blocks {
     pl_dnnl *dnnl;
+    pl_gemm_outer *outer; /* NULL where alone, or without native bf16 */
     const pl_gemm_rows *rows;
     bool alone;
     int64_t tile_elems;
@@ -49,10 +50,13 @@ int pl_gemm_blocks_new(pl_gemm_blocks **out, pl_cpu_level level, bool alone, ato
     PL_GO(rc, PL_NEW(&g, 1, err));
     PL_GO(rc, pl_dnnl_new(&g->dnnl, level, alone, err));
     pl_dnnl_share_told(g->dnnl, told);
+    if (!alone && pl_dnnl_native_bf16(g->dnnl)) PL_GO(rc, pl_gemm_outer_new(&g->outer, told, err));
     for (int bf16 = 0; bf16 < 2; bf16++) g->packs[bf16] = pl_dnnl_takes_packed(g->dnnl, bf16);
     g->tile_elems = alone ? TILE_ELEMS_ALONE : TILE_ELEMS;
     g->alone = alone;
-    g->rows = level >= PL_CPU_AVX512 ? &pl_gemm_rows_avx512 : &pl_gemm_rows_avx2;
+    g->rows = level >= PL_CPU_AVX512_BF16 ? &pl_gemm_rows_avx512bf16
+              : level >= PL_CPU_AVX512    ? &pl_gemm_rows_avx512
+                                          : &pl_gemm_rows_avx2;
     *out = g;
     g = NULL;
 out:
@@ -63,13 +67,15 @@ out:
 void pl_gemm_blocks_free(pl_gemm_blocks *g) {
     if (!g) return;
     pl_dnnl_free(g->dnnl);
+    pl_gemm_outer_free(g->outer);
     pl_free(g->a);
     pl_free(g->b);
     pl_free(g);
 }
 
 size_t pl_gemm_blocks_bytes(const pl_gemm_blocks *g) {
-    return sizeof *g + g->a_bytes + g->b_bytes + pl_dnnl_bytes(g->dnnl);
+    return sizeof *g + g->a_bytes + g->b_bytes + pl_dnnl_bytes(g->dnnl) +
+           (g->outer ? pl_gemm_outer_bytes(g->outer) : 0);
 }
 const pl_dnnl *pl_gemm_blocks_dnnl(const pl_gemm_blocks *g) { return g->dnnl; }
 
@@ -352,7 +358,12 @@ void pl_gemm_blocks_pack(pl_gemm_blocks *g, void *const *out, const pl_gemm_call
 
 /* --- calls ---------------------------------------------------------------------------------------------------------
  */
+static bool is_outer(const pl_gemm_blocks *g, const pl_gemm_call *call) {
+    return g->outer && pl_gemm_outer_takes(g->outer, call);
+}
+
 static int walk(pl_gemm_blocks *g, const pl_gemm_call *call, bool dry, pl_error *err) {
+    if (is_outer(g, call)) return pl_gemm_outer_run(g->outer, call, err);
     job j = job_of(g, call, dry);
     if (is_few(&j)) return few_rows(&j, 1, err);
     return call->kind == PL_GEMM_DW ? weights(&j, err) : linear(&j, err);
@@ -378,6 +389,7 @@ int pl_gemm_blocks_prepare(pl_gemm_blocks *g, const pl_gemm_call *shape, pl_erro
     bool dw = shape->kind == PL_GEMM_DW;
     pl_gemm_call c = *shape;
     int64_t *tokens = dw ? &c.k : &c.m, most = pl_rows_padded(*tokens);
+    if (is_outer(g, shape)) return pl_gemm_outer_prepare(g->outer, shape, err);
     if (shape->kind == PL_GEMM_Y) {
         c.m = 1;
         PL_GO(rc, walk(g, &c, true, err));

@@ -35,7 +35,8 @@ typedef struct pl_gemm_rows {
 #define PL_PACK_ROWS 64
 #define PL_PACK_K 32
 #define PL_GEMM_FEW 4
-extern const pl_gemm_rows pl_gemm_rows_avx2, pl_gemm_rows_avx512; /* kernels/cpu/<level>/gemm_rows.c */
+/* kernels/cpu/<level>/gemm_rows.c */
+extern const pl_gemm_rows pl_gemm_rows_avx2, pl_gemm_rows_avx512, pl_gemm_rows_avx512bf16;
 /* dots with native bf16: rows of a in bf16, b rounded to it, m <= PL_GEMM_FEW_PAIRS. kernels/cpu/avx512bf16/gemm_rows.c
  */
 #define PL_GEMM_FEW_PAIRS 8
@@ -46,6 +47,9 @@ void pl_gemm_dots_tile(float *c, int64_t ldc, bool add, const uint16_t *a, int64
                        int64_t k);
 void pl_gemm_make_tile(void *out, const void *b, pl_dtype type, int64_t k);
 #define PL_GEMM_TILE_K 32 /* k of tiles is a multiple of it */
+/* out[j*ldo + i] = a[i*lda + j], rounded to bf16, for i < rows and j < cols, a multiple of 16; zeros for rows <= i <
+ * ldo, a multiple of 16. There too. */
+void pl_gemm_turn(uint16_t *out, int64_t ldo, const float *a, int64_t lda, int64_t rows, int64_t cols);
 
 /* gemm_dnnl.c: oneDNN matmul primitives by exact shape; the only file that knows oneDNN. */
 typedef struct pl_dnnl pl_dnnl;
@@ -70,6 +74,16 @@ const char *pl_dnnl_name(const pl_dnnl *d); /* as long as d */
 bool pl_dnnl_native_bf16(const pl_dnnl *d);
 /* Does this oneDNN multiply a packed B with its fast products, at this level? */
 bool pl_dnnl_takes_packed(pl_dnnl *d, bool bf16);
+
+/* gemm_outer.c: DW with native bf16, on all threads. takes: such a call, of these shapes. prepare: for any tokens up to
+ * k. */
+typedef struct pl_gemm_outer pl_gemm_outer;
+int pl_gemm_outer_new(pl_gemm_outer **out, atomic_bool *told, pl_error *err);
+void pl_gemm_outer_free(pl_gemm_outer *o);
+bool pl_gemm_outer_takes(const pl_gemm_outer *o, const pl_gemm_call *call);
+int pl_gemm_outer_prepare(pl_gemm_outer *o, const pl_gemm_call *shape, pl_error *err);
+int pl_gemm_outer_run(pl_gemm_outer *o, const pl_gemm_call *call, pl_error *err);
+size_t pl_gemm_outer_bytes(const pl_gemm_outer *o);
 
 /* gemm_blocks.c: a call cut into blocks of tokens and tiles of weights, converted where needed, each given to oneDNN;
  * and the products with few rows. */

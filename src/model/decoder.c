@@ -484,20 +484,28 @@ static void zero(real *x, int64_t n) {
     if (x) memset(x, 0, (size_t)n * sizeof *x);
 }
 
-/* Lent gradients of the layer lie in activations of the one above, which nothing reads any more. */
+/* Lent gradients of the layer lie in activations of the one above, which nothing reads any more. Those of matrices are
+ * then written, not added to (model/linear.c). */
 static void begin_lent(const pl_pass *p, int64_t layer) {
     const pl_layer_weights *w = &p->w->layers[layer];
     int64_t C = p->d->arch->C;
     for (int i = 0; i < PL_LIN_COUNT; i++) {
         const pl_lora_module *m = p->lora && p->lora->lent ? pl_lora_at(p->lora, layer, i) : NULL;
         if (m) zero(m->da, m->r * w->w[i].cols), zero(m->db, m->r * w->w[i].rows);
-        if (!p->g || !p->g->lent) continue;
-        zero(p->g->layers[layer].w[i], w->w[i].rows * w->w[i].cols);
-        zero(p->g->layers[layer].b[i], w->w[i].rows);
+        if (p->g && p->g->lent) zero(p->g->layers[layer].b[i], w->w[i].rows);
     }
     if (!p->g || !p->g->lent) return;
     zero(p->g->layers[layer].norm1, C);
     zero(p->g->layers[layer].norm2, C);
+}
+
+/* Of a layer that is not run backward. */
+static void zero_lent(const pl_pass *p, int64_t layer) {
+    begin_lent(p, layer);
+    for (int i = 0; p->g && p->g->lent && i < PL_LIN_COUNT; i++) {
+        const pl_mat *w = &p->w->layers[layer].w[i];
+        zero(p->g->layers[layer].w[i], w->rows * w->cols);
+    }
 }
 
 /* dx -> dx behind attention, d_o. */
@@ -563,7 +571,7 @@ int pl_decoder_backward(pl_decoder *d, const pl_weights *w, pl_lora *lora, const
         if (pl_forest_rows(f) > 0)
             rc = layer_backward(&p, l, err);
         else
-            begin_lent(&p, l); /* nothing was read: no gradient anywhere */
+            zero_lent(&p, l); /* nothing was read: no gradient anywhere */
     }
     if (pl_forest_rows(f) == 0) return rc;
     if (rc == 0 && grads && grads->embed) d->backend.ops->embed_bwd(grads->embed, d->dx, f->ids, f->T, d->arch->C);

@@ -84,6 +84,7 @@ static int add_outer(const pl_head_run *run, const pl_head_tile *tile, int64_t r
     call.a = run->h->z;
     call.b = run->h->h + r0 * C;
     call.c = run->dw + tile->v0 * C;
+    call.same_b = tile->v0 > 0 && rows == run->rows; /* all rows in every tile */
     return pl_gemm_run(run->h->backend.gemm, &call, err);
 }
 

@@ -360,7 +360,7 @@ static void add_partials(const pl_pass *p, int64_t layer, pl_lin which, int lane
 static pl_gemm_call weight_dw(const pl_pass *p, const shape *s, real *dw, const real *dy, const real *x, int64_t T) {
     return (pl_gemm_call){.kind = PL_GEMM_DW,
                           .bf16 = p->d->backend.bf16,
-                          .accumulate = true,
+                          .accumulate = !p->g->lent,
                           .m = s->out,
                           .n = s->in,
                           .k = T,
@@ -373,10 +373,14 @@ static pl_gemm_call weight_dw(const pl_pass *p, const shape *s, real *dw, const 
                           .ldc = s->in};
 }
 
-static int weight_gradients(const pl_pass *p, int64_t layer, const pl_linear_ends *e, pl_error *err) {
+/* Of ends[i], after those before it. */
+static int weight_gradients(const pl_pass *p, int64_t layer, const pl_linear_ends *ends, int i, pl_error *err) {
+    const pl_linear_ends *e = &ends[i], *before = i > 0 ? &ends[i - 1] : NULL;
     shape s = shape_of(p, layer, e->which);
-    real *dw = p->g ? p->g->layers[layer].w[e->which] : NULL, *db = p->g ? p->g->layers[layer].b[e->which] : NULL;
+    const pl_layer_grads *g = &p->g->layers[layer];
+    real *dw = g->w[e->which], *db = g->b[e->which];
     pl_gemm_call call = weight_dw(p, &s, dw, e->dy, e->x, p->f->T);
+    call.same_b = before && before->x == e->x && g->w[before->which];
     int rc = dw ? pl_gemm_run(p->d->backend.gemm, &call, err) : 0;
     if (db) p->d->backend.ops->sum_rows(db, e->dy, p->f->T, s.out);
     return rc ? pl_error_context(err, rc, "%s", pl_lin_path(e->which)) : 0;
@@ -385,7 +389,7 @@ static int weight_gradients(const pl_pass *p, int64_t layer, const pl_linear_end
 int pl_linear_gradients(const pl_pass *whole, int64_t layer, const pl_linear_ends *ends, int n, pl_error *err) {
     pl_pass p = pl_pass_all(whole);
     int rc = 0;
-    for (int i = 0; rc == 0 && p.g && i < n; i++) rc = weight_gradients(&p, layer, &ends[i], err);
+    for (int i = 0; rc == 0 && p.g && i < n; i++) rc = weight_gradients(&p, layer, ends, i, err);
     if (rc || !p.lora) return rc;
     int lanes = pl_pass_lanes(p.d, p.T);
     if (lanes > 0) {

@@ -18,6 +18,17 @@ INLINE vi round_bits(vi u) {
     return vi_select_gt(vi_and(u, vi_set(0x7fffffffu)), vi_set(0x7f800000u), quiet, rounded);
 }
 
+#ifndef VEC_BF16 /* the machine's own, where it has them */
+INLINE void v16_round(uint16_t *p, vf a) { v16_narrow(p, vi_shr(round_bits(vf_as_vi(a)), 16)); }
+INLINE vi v_rounded(vf a, vf b) {
+    uint16_t line[2 * VW];
+    v16_round(line, a);
+    v16_round(line + VW, b);
+    return vi_load(line);
+}
+INLINE vi v_rounded_pairs(vf a, vf b) { return vi_or(vi_shr(round_bits(vf_as_vi(a)), 16), round_bits(vf_as_vi(b))); }
+#endif
+
 /* VW stored elements from element i as floats. */
 INLINE vf load_stored(const void *x, int64_t i, pl_dtype type, bool round) {
     const char *p = (const char *)x + (size_t)i * (type == PL_F32 ? 4 : 2);
@@ -50,10 +61,10 @@ static void to_f32(float *y, const void *x, pl_dtype type, bool round, int64_t n
 
 INLINE void convert_bf16(uint16_t *y, const void *x, pl_dtype type, int64_t n) {
     int64_t i = 0;
-    for (; i + VW <= n; i += VW) v16_narrow(y + i, vi_shr(vf_as_vi(load_stored(x, i, type, true)), 16));
+    for (; i + VW <= n; i += VW) v16_round(y + i, load_stored(x, i, type, false));
     if (i < n) {
         uint16_t line[VW];
-        v16_narrow(line, vi_shr(vf_as_vi(load_stored_n(x, i, type, true, n - i)), 16));
+        v16_round(line, load_stored_n(x, i, type, false, n - i));
         memcpy(y + i, line, (size_t)(n - i) * sizeof *y);
     }
 }
@@ -72,9 +83,7 @@ static void to_bf16(uint16_t *y, const void *x, pl_dtype type, int64_t n) {
 INLINE vi row_elements(const char *row, int64_t i, pl_dtype type, bool pairs, bool round) {
     if (!pairs) return vf_as_vi(load_stored(row, i, type, round));
     if (type == PL_BF16) return vi_load(row + 4 * i);
-    uint16_t line[2 * VW];
-    convert_bf16(line, row + 2 * i * (type == PL_F32 ? 4 : 2), type, 2 * VW);
-    return vi_load(line);
+    return v_rounded(load_stored(row, 2 * i, type, false), load_stored(row, 2 * i + VW, type, false));
 }
 
 INLINE void pack_panel(float *out, const char *b, pl_dtype type, bool pairs, bool round, int64_t bytes, int64_t depth) {
@@ -111,19 +120,18 @@ static void pack_y(float *out, const void *b, pl_dtype type, bool pairs, bool ro
 /* VW elements at column j: of one row, or pairs of two rows. */
 INLINE vi column_elements(const char *row, int64_t bytes, int64_t j, pl_dtype type, bool pairs, bool round) {
     if (!pairs) return vf_as_vi(load_stored(row, j, type, round));
-    vi low = vf_as_vi(load_stored(row, j, type, true)), high = vf_as_vi(load_stored(row + bytes, j, type, true));
-    return vi_or(vi_shr(low, 16), high);
+    vf low = load_stored(row, j, type, false), high = load_stored(row + bytes, j, type, false);
+    return type == PL_BF16 ? vi_or(vi_shr(vf_as_vi(low), 16), vf_as_vi(high)) : v_rounded_pairs(low, high);
 }
 
 INLINE void pack_columns(float *out, const char *b, pl_dtype type, bool pairs, bool round, int64_t bytes, int64_t n,
                          int64_t depth) {
     int64_t step = pairs ? 2 : 1;
-    for (int64_t p = 0; p < n; p += PL_PACK_ROWS, out += PL_PACK_ROWS * depth)
-        for (int64_t i = 0; i < PL_PACK_K / step; i++)
+    for (int64_t i = 0; i < PL_PACK_K / step; i++, b += step * bytes, out += PL_PACK_ROWS)
+        for (int64_t p = 0; p < n; p += PL_PACK_ROWS)
 #pragma GCC unroll 8
             for (int64_t j = 0; j < PL_PACK_ROWS; j += VW)
-                v_store(out + i * PL_PACK_ROWS + j,
-                        vi_as_vf(column_elements(b + i * step * bytes, bytes, p + j, type, pairs, round)));
+                v_store(out + p * depth + j, vi_as_vf(column_elements(b, bytes, p + j, type, pairs, round)));
 }
 
 static void pack_dx(float *out, const void *b, pl_dtype type, bool pairs, bool round, int64_t ldb, int64_t n,

@@ -174,4 +174,17 @@ static inline void v16_to_half(uint16_t *p, vf a) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
+#ifdef __AVX512BF16__
+/* Rounded to bf16, nearest even; denormals become zero, as which products of bf16 take them anyway. 16 elements,
+ * stored; 32, a then b; and in pairs: word i is (a[i], b[i]). */
+#define VEC_BF16 1
+static inline void v16_round(uint16_t *p, vf a) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(a)); }
+static inline vi v_rounded(vf a, vf b) { return (vi)_mm512_cvtne2ps_pbh(b, a); }
+static inline vi v_rounded_pairs(vf a, vf b) {
+    const vi order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
+                                      20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, v_rounded(a, b));
+}
+#endif
+
 #endif

@@ -16,6 +16,7 @@
 #include "base/rng.h"
 #include "kernels/convert.h"
 #include "kernels/gemm_impl.h"
+#include "kernels/loop.h"
 #include "plumb/log.h"
 #include "unit/alloc_hook.h"
 
@@ -71,7 +72,7 @@ static product product_make(pl_gemm_call c, int64_t pad) {
     bool dw = c.kind == PL_GEMM_DW;
     p.a_rows = dw ? c.k : c.m, p.a_cols = dw ? c.m : c.k;
     p.b_rows = c.kind == PL_GEMM_Y ? c.n : c.k, p.b_cols = c.kind == PL_GEMM_Y ? c.k : c.n;
-    p.call.lda = p.a_cols + pad, p.call.ldb = p.b_cols + 2 * pad, p.call.ldc = c.n + 3 * pad;
+    p.call.lda = p.a_cols + pad, p.call.ldb = p.b_cols + 2 * pad, p.call.ldc = c.ldc ? c.ldc : c.n + 3 * pad;
     int64_t b_slack = dw ? pl_rows_padded(p.b_rows) : p.b_rows, c_slack = dw ? c.m : pl_rows_padded(c.m);
     p.a_all = pl_rows_padded(p.a_rows) * p.call.lda + TAIL;
     p.b_all = b_slack * p.call.ldb + TAIL;
@@ -236,6 +237,59 @@ static void test_packed(void **state) {
     printf("%d products with packed weights\n", packed_products - before);
 }
 
+/* DW of whole tiles of C, where bf16 is native on packed operands; rows of A and B with gaps and without. */
+static void test_outer(void **state) {
+    (void)state;
+    const int64_t tokens[] = {1, 5, 31, 32, 33, 255, 256, 257, 800, 1025, 2100}, sizes[][2] = {{32, 64}, {192, 128}};
+    for (int64_t t = 0; t < PL_LEN(tokens); t++)
+        for (int64_t s = 0; s < PL_LEN(sizes); s++)
+            for (int add = 0; add < 2; add++)
+                run_checked((pl_gemm_call){.kind = PL_GEMM_DW,
+                                           .bf16 = true,
+                                           .accumulate = add,
+                                           .m = sizes[s][0],
+                                           .n = sizes[s][1],
+                                           .k = tokens[t],
+                                           .b_type = PL_F32,
+                                           .ldc = sizes[s][1]},
+                            t % 2 ? 5 : 0, tokens[t] > 100 ? 3 : 1);
+}
+
+/* The same bits with any number of threads, and when B is said to be the one before; one that only looks so is not
+ * taken for it without that word. */
+static void test_outer_again(void **state) {
+    (void)state;
+    product p = product_make(
+        (pl_gemm_call){.kind = PL_GEMM_DW, .bf16 = true, .m = 160, .n = 64, .k = 300, .b_type = PL_F32}, 0);
+    size_t bytes = (size_t)p.c_all * sizeof *p.c;
+    float *want = take(p.c_all, sizeof *want);
+    int before = PL_LOOP_TEAM();
+    for (int i = 0; i < 6; i++) {
+#ifdef _OPENMP
+        omp_set_num_threads(1 + i / 2);
+#endif
+        p.call.same_b = i % 2;
+        memcpy(p.c, p.c0, bytes);
+        assert_int_equal(pl_gemm_run(gemm, &p.call, NULL), 0);
+        if (i == 0) memcpy(want, p.c, bytes);
+        assert_memory_equal(want, p.c, bytes);
+    }
+#ifdef _OPENMP
+    omp_set_num_threads(before);
+#endif
+    PL_UNUSED(before);
+    ((float *)p.b)[299 * p.call.ldb + 63] += 8.0f;
+    p.call.same_b = false;
+    assert_int_equal(pl_gemm_run(gemm, &p.call, NULL), 0);
+    assert_int_equal(wrong(&p, 1), 0);
+    assert_true(memcmp(want, p.c, bytes) != 0);
+    p.call.k = 299, p.call.same_b = true; /* and another product in between */
+    assert_int_equal(pl_gemm_run(gemm, &p.call, NULL), 0);
+    assert_int_equal(wrong(&p, 1), 0);
+    free(want);
+    product_free(&p);
+}
+
 static void test_many_tokens(void **state) {
     (void)state;
     for (int kind = PL_GEMM_Y; kind <= PL_GEMM_DW; kind++) every_mode((pl_gemm_kind)kind, 1865, 19, 23, 1, 3);
@@ -248,19 +302,24 @@ static void test_tiles(void **state) {
     for (int t = 0; t < 3; t++)
         for (int bf16 = 0; bf16 < 2; bf16++) {
             if ((types[t] == PL_BF16) == (bf16 == 1) && types[t] != PL_F16) continue; /* mostly not converted */
-            run_checked((pl_gemm_call){PL_GEMM_Y, bf16, false, 33, 8300, 514, NULL, 0, NULL, types[t], 0, NULL, 0, 0,
-                                       false, false, false},
-                        0, 61);
-            run_checked((pl_gemm_call){PL_GEMM_DX, bf16, bf16, 33, 514, 8300, NULL, 0, NULL, types[t], 0, NULL, 0, 0,
-                                       false, false, false},
+            run_checked(
+                (pl_gemm_call){.kind = PL_GEMM_Y, .bf16 = bf16, .m = 33, .n = 8300, .k = 514, .b_type = types[t]}, 0,
+                61);
+            run_checked((pl_gemm_call){.kind = PL_GEMM_DX,
+                                       .bf16 = bf16,
+                                       .accumulate = bf16,
+                                       .m = 33,
+                                       .n = 514,
+                                       .k = 8300,
+                                       .b_type = types[t]},
                         0, 7);
         }
     run_checked(
-        (pl_gemm_call){PL_GEMM_DW, true, true, 16500, 3, 41, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false, false, false},
+        (pl_gemm_call){
+            .kind = PL_GEMM_DW, .bf16 = true, .accumulate = true, .m = 16500, .n = 3, .k = 41, .b_type = PL_F32},
         1, 7);
-    run_checked((pl_gemm_call){PL_GEMM_DX, true, false, 1024, 3, 16500, NULL, 0, NULL, PL_BF16, 0, NULL, 0, 0, false,
-                               false, false},
-                0, 17);
+    run_checked((pl_gemm_call){.kind = PL_GEMM_DX, .bf16 = true, .m = 1024, .n = 3, .k = 16500, .b_type = PL_BF16}, 0,
+                17);
 }
 
 /* A NaN in a valid row reaches its own row of C and no other. */
@@ -269,9 +328,8 @@ static void test_nan_shows(void **state) {
     const int64_t tokens[] = {2, 40};
     for (int mode = 0; mode < 4; mode++) {
         int64_t m = tokens[mode / 2];
-        product p = product_make((pl_gemm_call){PL_GEMM_Y, mode & 1, false, m, 20, 50, NULL, 0, NULL, PL_F32, 0, NULL,
-                                                0, 0, false, false, false},
-                                 0);
+        product p = product_make(
+            (pl_gemm_call){.kind = PL_GEMM_Y, .bf16 = mode & 1, .m = m, .n = 20, .k = 50, .b_type = PL_F32}, 0);
         p.a[1 * p.call.lda + 49] = NAN;
         assert_int_equal(pl_gemm_run(gemm, &p.call, NULL), 0);
         for (int64_t i = 0; i < m; i++)
@@ -284,7 +342,17 @@ static void test_no_tokens_and_no_terms(void **state) {
     (void)state;
     float a[64 * 8] = {0}, b[64] = {0}, c[32 * 8];
     for (int i = 0; i < 32 * 8; i++) c[i] = 3.0f;
-    pl_gemm_call call = {PL_GEMM_Y, false, false, 0, 8, 8, a, 8, b, PL_F32, 8, c, 8, 0, false, false, false};
+    pl_gemm_call call = {.kind = PL_GEMM_Y,
+                         .m = 0,
+                         .n = 8,
+                         .k = 8,
+                         .a = a,
+                         .lda = 8,
+                         .b = b,
+                         .b_type = PL_F32,
+                         .ldb = 8,
+                         .c = c,
+                         .ldc = 8};
     assert_int_equal(pl_gemm_run(gemm, &call, NULL), 0);
     assert_true(c[0] == 3.0f);
     call.kind = PL_GEMM_DW, call.m = 8, call.k = 0, call.accumulate = true;
@@ -299,7 +367,17 @@ static void test_bad_calls(void **state) {
     (void)state;
     float x[64] = {0};
     pl_error err;
-    const pl_gemm_call good = {PL_GEMM_Y, false, false, 1, 8, 8, x, 8, x, PL_F32, 8, x, 8, 0, false, false, false};
+    const pl_gemm_call good = {.kind = PL_GEMM_Y,
+                               .m = 1,
+                               .n = 8,
+                               .k = 8,
+                               .a = x,
+                               .lda = 8,
+                               .b = x,
+                               .b_type = PL_F32,
+                               .ldb = 8,
+                               .c = x,
+                               .ldc = 8};
     pl_gemm_call bad = good;
     bad.m = -1;
     assert_int_equal(pl_gemm_run(gemm, &bad, &err), PL_E_SHAPE);
@@ -390,6 +468,30 @@ static void test_slow_products_are_named(void **state) {
 #endif
 }
 
+static void prepared(pl_gemm *g, pl_gemm_kind kind, int mode, int64_t width, int64_t rest) {
+    bool dw = kind == PL_GEMM_DW;
+    pl_gemm_call c = {.kind = kind, .bf16 = mode & 1, .b_type = dw ? PL_F32 : types[mode % 3]};
+    c.accumulate = mode & 2;
+    c.m = dw ? width : 1300, c.n = rest, c.k = dw ? 1300 : width;
+    product p = product_make(c, 0);
+    assert_int_equal(pl_gemm_prepare(g, &p.call, NULL), 0);
+    pl_test_fail_alloc_at(-1);
+    for (int64_t tokens = 1; tokens <= 1300; tokens += tokens < 20 ? 1 : 37) {
+        *(dw ? &p.call.k : &p.call.m) = tokens;
+        assert_int_equal(pl_gemm_run(g, &p.call, NULL), 0);
+    }
+    assert_int_equal(pl_test_alloc_calls(), 0);
+    memcpy(p.c, p.c0, (size_t)p.c_all * 4);
+    assert_int_equal(pl_gemm_run(g, &p.call, NULL), 0);
+    float *first = take(p.c_all, 4);
+    memcpy(first, p.c, (size_t)p.c_all * 4);
+    memcpy(p.c, p.c0, (size_t)p.c_all * 4);
+    assert_int_equal(pl_gemm_run(g, &p.call, NULL), 0);
+    assert_memory_equal(first, p.c, (size_t)p.c_all * 4);
+    free(first);
+    product_free(&p);
+}
+
 /* Equal calls give equal bits, and what was prepared runs without an allocation of ours, for any smaller token count.
  */
 static void test_prepared(void **state) {
@@ -397,39 +499,15 @@ static void test_prepared(void **state) {
     pl_gemm *g = NULL;
     assert_int_equal(pl_gemm_new(&g, level, &ops, NULL), 0);
     for (int kind = PL_GEMM_Y; kind <= PL_GEMM_DW; kind++)
-        for (int mode = 0; mode < 4; mode++) {
-            bool dw = kind == PL_GEMM_DW;
-            pl_gemm_call c = {.kind = (pl_gemm_kind)kind, .bf16 = mode & 1, .b_type = dw ? PL_F32 : types[mode % 3]};
-            c.accumulate = mode & 2;
-            c.m = dw ? 24 : 1300, c.n = 40, c.k = dw ? 1300 : 24;
-            product p = product_make(c, 0);
-            assert_int_equal(pl_gemm_prepare(g, &p.call, NULL), 0);
-            pl_test_fail_alloc_at(-1);
-            for (int64_t tokens = 1; tokens <= 1300; tokens += tokens < 20 ? 1 : 37) {
-                *(dw ? &p.call.k : &p.call.m) = tokens;
-                assert_int_equal(pl_gemm_run(g, &p.call, NULL), 0);
-            }
-            assert_int_equal(pl_test_alloc_calls(), 0);
-            memcpy(p.c, p.c0, (size_t)p.c_all * 4);
-            assert_int_equal(pl_gemm_run(g, &p.call, NULL), 0);
-            float *first = take(p.c_all, 4);
-            memcpy(first, p.c, (size_t)p.c_all * 4);
-            memcpy(p.c, p.c0, (size_t)p.c_all * 4);
-            assert_int_equal(pl_gemm_run(g, &p.call, NULL), 0);
-            assert_memory_equal(first, p.c, (size_t)p.c_all * 4);
-            free(first);
-            product_free(&p);
-        }
+        for (int mode = 0; mode < 4; mode++) prepared(g, (pl_gemm_kind)kind, mode, 24, 40);
+    for (int mode = 0; mode < 4; mode++) prepared(g, PL_GEMM_DW, mode, 160, 64);
     assert_true(pl_gemm_bytes(g) > 0);
     pl_gemm_free(g);
 }
 
-static void test_failing_allocations(void **state) {
-    (void)state;
+static void failing_allocations(pl_gemm_call call) {
     int64_t live = pl_test_live_bytes();
-    product p = product_make(
-        (pl_gemm_call){PL_GEMM_DX, true, false, 300, 30, 20, NULL, 0, NULL, PL_F16, 0, NULL, 0, 0, false, false, false},
-        0);
+    product p = product_make(call, 0);
     int rc = PL_E_NOMEM;
     for (int64_t k = 0; rc != 0; k++) {
         assert_true(k < 100);
@@ -451,6 +529,12 @@ static void test_failing_allocations(void **state) {
     product_free(&p);
 }
 
+static void test_failing_allocations(void **state) {
+    (void)state;
+    failing_allocations((pl_gemm_call){.kind = PL_GEMM_DX, .bf16 = true, .m = 300, .n = 30, .k = 20, .b_type = PL_F16});
+    failing_allocations((pl_gemm_call){.kind = PL_GEMM_DW, .bf16 = true, .m = 96, .n = 64, .k = 300, .b_type = PL_F32});
+}
+
 static void test_names(void **state) {
     (void)state;
     printf("%s: %s, native bf16: %s\n", pl_cpu_level_name(level), pl_gemm_name(gemm),
@@ -468,9 +552,8 @@ static void test_names(void **state) {
 /* The comparison finds one term of 129 that is missing or 10 % off, an operand that was not rounded, and NaN. */
 static void test_comparison_can_fail(void **state) {
     (void)state;
-    product p = product_make(
-        (pl_gemm_call){PL_GEMM_Y, true, false, 33, 20, 129, NULL, 0, NULL, PL_F32, 0, NULL, 0, 0, false, false, false},
-        0);
+    product p =
+        product_make((pl_gemm_call){.kind = PL_GEMM_Y, .bf16 = true, .m = 33, .n = 20, .k = 129, .b_type = PL_F32}, 0);
     assert_int_equal(pl_gemm_run(gemm, &p.call, NULL), 0);
     assert_int_equal(wrong(&p, 1), 0);
     float was = p.c[7];
@@ -494,7 +577,7 @@ enum { LANES = 4 };
 static void test_lanes(void **state) {
     PL_UNUSED(state);
     product p[LANES];
-    pl_gemm_call c = {PL_GEMM_Y, true, false, 200, 96, 130, NULL, 0, NULL, PL_BF16, 0, NULL, 0, 0, false, false, false};
+    pl_gemm_call c = {.kind = PL_GEMM_Y, .bf16 = true, .m = 200, .n = 96, .k = 130, .b_type = PL_BF16};
     float *want = take(200 * 96, sizeof *want);
     int failed = 0;
     c.lane = LANES;
@@ -537,6 +620,8 @@ int main(void) {
         cmocka_unit_test(test_comparison_can_fail),
         cmocka_unit_test(test_odd_shapes),
         cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_outer),
+        cmocka_unit_test(test_outer_again),
         cmocka_unit_test(test_many_tokens),
         cmocka_unit_test(test_tiles),
         cmocka_unit_test(test_nan_shows),

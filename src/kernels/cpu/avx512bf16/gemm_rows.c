@@ -8,7 +8,6 @@
 #if PL_GEMM_HAS_DNNL
 #include "kernels/cpu/vec_avx512.h"
 
-#pragma GCC diagnostic ignored "-Wunused-function" /* of the level's own table */
 #include "kernels/cpu/gemm_rows.inc.h"
 
 #define PAIRS 32 /* bf16 of a vector */
@@ -262,4 +261,26 @@ void pl_gemm_make_tile(void *out, const void *b, pl_dtype type, int64_t k) {
     default: make_tile(out, b, PL_BF16, k); break;
     }
 }
+
+/* VW columns of the rows a, those behind the first `rows` zero. */
+INLINE void turn_block(uint16_t *out, int64_t ldo, const float *a, int64_t lda, int64_t rows) {
+    vf r[VW];
+#pragma GCC unroll 16
+    for (int l = 0; l < VW; l++) r[l] = l < rows ? v_load(a + l * lda) : v_zero();
+    v_transpose(r);
+#pragma GCC unroll 16
+    for (int l = 0; l < VW; l++) v16_round(out + l * ldo, r[l]);
+}
+
+void pl_gemm_turn(uint16_t *out, int64_t ldo, const float *a, int64_t lda, int64_t rows, int64_t cols) {
+    for (int64_t i = 0; i < ldo; i += VW)
+        for (int64_t j = 0; j < cols; j += VW) {
+            if (i + VW <= rows)
+                turn_block(out + j * ldo + i, ldo, a + i * lda + j, lda, VW);
+            else
+                turn_block(out + j * ldo + i, ldo, a + PL_MIN(i, rows) * lda + j, lda, PL_MAX(rows - i, 0));
+        }
+}
+
+const pl_gemm_rows pl_gemm_rows_avx512bf16 = {to_f32, to_bf16, dots, pack_y, pack_dx};
 #endif
