@@ -1,6 +1,7 @@
 /* test_lent.c: gradients of blocks in the activations of the block above (pl_worker_lend) against gradients in memory
  * of their own: every bit, for adapters and for all weights, few rows and many, on one thread and several, step after
  * step; and that activations which are still read would be seen. ctest-label: threads */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -106,6 +107,26 @@ static void too_early(void **state) {
     }
 }
 
+/* A batch of which nobody reads anything has no gradient, whatever the step before left there. */
+static void nothing_read(void **state) {
+    PL_UNUSED(state);
+    static const char *const adapters[] = {"adapters/lora_all", NULL};
+    for (int i = 0; i < PL_LEN(adapters); i++) {
+        fixture f;
+        open_with(&f, adapters[i], 144, false, 0);
+        lend(&f);
+        real *some = gradient(&f), sum = 0;
+        for (int64_t j = 0; j < f.trainable.elements; j++) sum += fabsf((float)some[j]);
+        assert_true(sum > 0);
+        pl_free(some);
+        pl_forest_read_tokens(&f.forest, NULL, 0);
+        real *none = gradient(&f);
+        for (int64_t j = 0; j < f.trainable.elements; j++) assert_true(none[j] == 0);
+        pl_free(none);
+        fixture_close(&f);
+    }
+}
+
 /* Layers that share their activations, or have too few, have no room. */
 static void refused(void **state) {
     PL_UNUSED(state);
@@ -122,6 +143,6 @@ static void refused(void **state) {
 int main(void) {
     printf("seed %u\n", SEED);
     const struct CMUnitTest tests[] = {cmocka_unit_test(same_bits), cmocka_unit_test(too_early),
-                                       cmocka_unit_test(refused)};
+                                       cmocka_unit_test(nothing_read), cmocka_unit_test(refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
