@@ -81,7 +81,7 @@ const pl_dnnl *pl_gemm_blocks_dnnl(const pl_gemm_blocks *g) { return g->dnnl; }
 
 /* --- scratch and conversion ----------------------------------------------------------------------------------------
  */
-static int reserve(void **p, size_t *have, int64_t rows, int64_t cols, size_t elem, pl_error *err) {
+int pl_gemm_reserve(void **p, size_t *have, int64_t rows, int64_t cols, size_t elem, pl_error *err) {
     size_t bytes;
     void *fresh = NULL;
     int rc = pl_bytes3(&bytes, rows, cols, elem, err);
@@ -114,7 +114,7 @@ static void convert(const job *j, void *y, const void *x, pl_dtype type, int64_t
 static int operand(const job *j, bool wanted, bool known, void **buffer, size_t *have, const void **x, pl_dtype type,
                    int64_t *ld, int64_t rows, int64_t padded, int64_t cols, pl_error *err) {
     if (!wanted) return 0;
-    int rc = reserve(buffer, have, padded, cols, j->bf16 ? sizeof(uint16_t) : sizeof(float), err);
+    int rc = pl_gemm_reserve(buffer, have, padded, cols, j->bf16 ? sizeof(uint16_t) : sizeof(float), err);
     if (rc) return rc;
     if (!j->dry && !known) convert(j, *buffer, *x, type, *ld, rows, padded, cols);
     *x = *buffer;
@@ -283,7 +283,7 @@ static int few_operand(const job *j, const void **a, int64_t *lda, pl_error *err
     *a = c->a;
     *lda = c->lda;
     if (!c->bf16) return 0;
-    int rc = reserve(&g->a, &g->a_bytes, FEW_ROWS_CONVERTED, c->k, sizeof(float), err);
+    int rc = pl_gemm_reserve(&g->a, &g->a_bytes, FEW_ROWS_CONVERTED, c->k, sizeof(float), err);
     if (rc) return rc;
     for (int64_t i = 0; i < c->m && !j->dry; i++) {
         if (j->bf16)
@@ -363,7 +363,6 @@ static bool is_outer(const pl_gemm_blocks *g, const pl_gemm_call *call) {
 }
 
 static int walk(pl_gemm_blocks *g, const pl_gemm_call *call, bool dry, pl_error *err) {
-    if (is_outer(g, call)) return pl_gemm_outer_run(g->outer, call, err);
     job j = job_of(g, call, dry);
     if (is_few(&j)) return few_rows(&j, 1, err);
     return call->kind == PL_GEMM_DW ? weights(&j, err) : linear(&j, err);
@@ -379,7 +378,8 @@ int pl_gemm_blocks_run(pl_gemm_blocks *g, const pl_gemm_call *calls, int n, pl_e
     }
     if (few) return few_rows(jobs, n, err);
     int rc = 0;
-    for (int i = 0; rc == 0 && i < n; i++) rc = walk(g, &calls[i], false, err);
+    for (int i = 0; rc == 0 && i < n; i++)
+        rc = is_outer(g, &calls[i]) ? pl_gemm_outer_run(g->outer, &calls[i], err) : walk(g, &calls[i], false, err);
     return rc;
 }
 

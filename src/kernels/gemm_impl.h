@@ -95,6 +95,8 @@ int pl_gemm_blocks_run(pl_gemm_blocks *b, const pl_gemm_call *calls, int n, pl_e
 int64_t pl_gemm_blocks_few(const pl_gemm_blocks *b, bool bf16, pl_dtype type);
 size_t pl_gemm_blocks_bytes(const pl_gemm_blocks *b);
 const pl_dnnl *pl_gemm_blocks_dnnl(const pl_gemm_blocks *b);
+/* Scratch *p of *have bytes has room for rows * cols elements of so many bytes from now on; what it held is lost. */
+int pl_gemm_reserve(void **p, size_t *have, int64_t rows, int64_t cols, size_t elem, pl_error *err);
 /* gemm.h, pl_gemm_packed_bytes and pl_gemm_pack. */
 size_t pl_gemm_blocks_packed_bytes(const pl_gemm_blocks *b, const pl_gemm_call *call);
 void pl_gemm_blocks_pack(pl_gemm_blocks *b, void *const *out, const pl_gemm_call *calls, int n);

@@ -91,31 +91,17 @@ static int64_t tokens_at_once(int64_t k) {
     return padded_of((k + blocks - 1) / blocks);
 }
 
-static int reserve(void **p, size_t *have, size_t bytes, pl_error *err) {
-    void *fresh = NULL;
-    if (bytes <= *have) return 0;
-    int rc = pl_alloc(&fresh, bytes, err);
-    if (rc) return pl_error_context(err, rc, "scratch of a product");
-    pl_free(*p);
-    *p = fresh;
-    *have = bytes;
-    return 0;
-}
-
 /* For any number of tokens up to k. */
 static int reserve_all(pl_gemm_outer *o, const pl_gemm_call *c, pl_error *err) {
     int rc;
-    size_t packed, tail;
-    void *p = o->packed, *t = o->tail;
-    PL_GO(rc, pl_bytes3(&packed, PL_MIN(padded_of(c->k), MOST), c->n, sizeof *o->packed, err));
-    PL_GO(rc, pl_bytes3(&tail, PL_PACK_K, c->n, sizeof(float), err));
-    if (packed > o->packed_bytes) o->b = NULL;
-    rc = reserve(&p, &o->packed_bytes, packed, err);
-    o->packed = p;
-    PL_GO(rc, rc);
-    rc = reserve(&t, &o->tail_bytes, tail, err);
-    o->tail = t;
-out:
+    size_t before = o->packed_bytes;
+    void *packed = o->packed, *tail = o->tail;
+    rc = pl_gemm_reserve(&packed, &o->packed_bytes, PL_MIN(padded_of(c->k), MOST), c->n, sizeof *o->packed, err);
+    o->packed = packed;
+    if (o->packed_bytes > before) o->b = NULL;
+    if (rc) return rc;
+    rc = pl_gemm_reserve(&tail, &o->tail_bytes, PL_PACK_K, c->n, sizeof *o->tail, err);
+    o->tail = tail;
     return rc;
 }
 

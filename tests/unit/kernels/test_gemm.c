@@ -338,21 +338,26 @@ static void test_nan_shows(void **state) {
     }
 }
 
+/* m rows of 8 terms with 8 weights. */
+static pl_gemm_call y_of_eight(int64_t m, const float *a, const float *b, float *c) {
+    return (pl_gemm_call){.kind = PL_GEMM_Y,
+                          .m = m,
+                          .n = 8,
+                          .k = 8,
+                          .a = a,
+                          .lda = 8,
+                          .b = b,
+                          .b_type = PL_F32,
+                          .ldb = 8,
+                          .c = c,
+                          .ldc = 8};
+}
+
 static void test_no_tokens_and_no_terms(void **state) {
     (void)state;
     float a[64 * 8] = {0}, b[64] = {0}, c[32 * 8];
     for (int i = 0; i < 32 * 8; i++) c[i] = 3.0f;
-    pl_gemm_call call = {.kind = PL_GEMM_Y,
-                         .m = 0,
-                         .n = 8,
-                         .k = 8,
-                         .a = a,
-                         .lda = 8,
-                         .b = b,
-                         .b_type = PL_F32,
-                         .ldb = 8,
-                         .c = c,
-                         .ldc = 8};
+    pl_gemm_call call = y_of_eight(0, a, b, c);
     assert_int_equal(pl_gemm_run(gemm, &call, NULL), 0);
     assert_true(c[0] == 3.0f);
     call.kind = PL_GEMM_DW, call.m = 8, call.k = 0, call.accumulate = true;
@@ -367,17 +372,7 @@ static void test_bad_calls(void **state) {
     (void)state;
     float x[64] = {0};
     pl_error err;
-    const pl_gemm_call good = {.kind = PL_GEMM_Y,
-                               .m = 1,
-                               .n = 8,
-                               .k = 8,
-                               .a = x,
-                               .lda = 8,
-                               .b = x,
-                               .b_type = PL_F32,
-                               .ldb = 8,
-                               .c = x,
-                               .ldc = 8};
+    const pl_gemm_call good = y_of_eight(1, x, x, x);
     pl_gemm_call bad = good;
     bad.m = -1;
     assert_int_equal(pl_gemm_run(gemm, &bad, &err), PL_E_SHAPE);

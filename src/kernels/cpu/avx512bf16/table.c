@@ -13,7 +13,7 @@ static inline void store_bf16(uint16_t *p, vf a) {
     if (__builtin_expect(nonzero != _mm512_test_epi32_mask(u, vi_set(0x7f800000)), 0))
         v16_narrow(p, bf16_bits(a));
     else
-        _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(a));
+        v16_round(p, a);
 }
 
 void pl_ops_add_avx512bf16(pl_ops *ops) {
